@@ -1,0 +1,98 @@
+"""Where files are: the paths of a copy, and the walls around what may be touched.
+
+All paths are as Immich's server sees them, which is also how we see them. A path is refused, with words, when
+it could lead out of its folder: by ``..``, by an empty part, or by a symlink.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from listener.settings import Job
+
+# Folders below the media root that Immich names files of assets by id in.
+_FILE_FOLDERS = ("thumbs", "encoded-video")
+
+
+class RefusedPathError(Exception):
+    """A path leads out of where it must stay. The text names the path and the folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The two roots that Immich and we both see."""
+
+    media_root: Path
+    external_root: Path
+
+    def relative(self, path: str, root: str) -> str:
+        """Return ``path`` below ``root``. Raises RefusedPathError if it is not plainly below it."""
+        prefix = root.rstrip("/") + "/"
+        rest = path.removeprefix(prefix)
+        parts = rest.split("/")
+        if not path.startswith(prefix) or "\0" in path or any(part in {"", ".", ".."} for part in parts):
+            raise RefusedPathError(f"the path {path!r} is not plainly below {root!r}")
+        return rest
+
+    def copy_original(self, job: Job, source_original: str) -> str:
+        """Return the path of a copy's original: the source's, moved from the source prefix to the target prefix."""
+        return f"{job.target_path_prefix}/{self.relative(source_original, job.source_path_prefix)}"
+
+    def copy_file(self, source_path: str, source_id: UUID, target_id: UUID, target_user: UUID, kind: str) -> str:
+        """Return the path of a copy's generated file, named as Immich names it.
+
+        ``thumbs/<source user>/aa/bb/<source id>_preview.jpeg`` becomes
+        ``thumbs/<target user>/cc/dd/<target id>_preview.jpeg``; the separator before the file's kind differs
+        between releases and stays as it is.
+        """
+        parts = self.relative(source_path, str(self.media_root)).split("/")
+        folder = parts[0] if parts[0] in _FILE_FOLDERS else _FILE_FOLDERS[0]
+        name = parts[-1]
+        if str(source_id) in name:
+            name = name.replace(str(source_id), str(target_id))
+        else:
+            name = f"{target_id}_{kind}{Path(name).suffix}"
+        return str(self._user_folder(folder, target_user, target_id) / name)
+
+    def person_thumbnail(self, person_id: UUID, target_user: UUID, suffix: str) -> str:
+        """Return the path of a mirrored person's thumbnail."""
+        return str(self._user_folder("thumbs", target_user, person_id) / f"{person_id}{suffix}")
+
+    def folders_of(self, target_id: UUID, target_user: UUID) -> tuple[Path, ...]:
+        """Return the folders in which files of this copy can be."""
+        return tuple(self._user_folder(folder, target_user, target_id) for folder in _FILE_FOLDERS)
+
+    def _user_folder(self, folder: str, user: UUID, id_: UUID) -> Path:
+        text = str(id_)
+        return self.media_root / folder / str(user) / text[0:2] / text[2:4]
+
+    def inside_media(self, path: str) -> Path:
+        """Return the path, sure to stay below the media root. Raises RefusedPathError."""
+        return _inside(path, self.media_root)
+
+    def inside_roots(self, path: str) -> Path:
+        """Return the path of an original, sure to stay below one of the two roots. Raises RefusedPathError."""
+        try:
+            return _inside(path, self.external_root)
+        except RefusedPathError:
+            return _inside(path, self.media_root)
+
+    def inside_external(self, path: str) -> Path:
+        """Return the path of a link of ours: its folder is sure to stay below the external root."""
+        folder, name = os.path.split(path)
+        return _inside(folder, self.external_root) / name
+
+
+def _inside(path: str, root: Path) -> Path:
+    real_root = os.path.realpath(root)
+    real = os.path.realpath(path)
+    if ".." in path.split("/") or (real != real_root and not real.startswith(real_root + "/")):
+        raise RefusedPathError(f"the path {path!r} leads out of {str(root)!r}, to {real!r}")
+    return Path(path)
+
+
+def path_checksum(path: str) -> bytes:
+    """Return the checksum that Immich gives an external asset: of its path, not of its content."""
+    return hashlib.sha1(b"path:" + path.encode(), usedforsecurity=False).digest()

@@ -1,0 +1,1 @@
+"""How the listener is watched: logs, metrics, health."""

@@ -1,0 +1,136 @@
+"""The rows of copies: one transaction for a whole batch, a statement for each table, pipelined.
+
+Nothing is committed but whole copies. The transaction is bounded in time, since its rows carry an ``updateId``
+only a few seconds ahead: a phone's mark must not pass them before they are there.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from psycopg import sql
+
+from listener.database import Connection, query, writing
+from listener.immich.catalog import Catalog
+from listener.immich.layout import path_checksum
+from listener.settings import Job
+from listener.sync.people import People, Person
+from listener.sync.plan import Source, batch_params, job_params
+from listener.sync.rules import ASSET, child_statements, file_rule, parts
+
+# pg_temp.ahead() stamps three seconds ahead; half a second is left for the commit.
+TRANSACTION_SECONDS = 2.5
+
+
+class TooSlowError(Exception):
+    """The transaction took longer than its rows are stamped ahead: it was rolled back, a smaller batch may do."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedFile:
+    """A generated file that is in place: the row of asset_file that it copies, and its path."""
+
+    source_file_id: UUID
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class WantedCopy:
+    """A copy whose files are in place and whose rows are to be written.
+
+    path: of the copy's original. modified_ns: of the original file. encoded: the copy's asset.encodedVideoPath.
+    """
+
+    source: Source
+    path: str
+    modified_ns: int
+    encoded: str | None
+    files: tuple[PlacedFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The writing statements for one catalog: ``(table, statement)`` in the order of writing."""
+
+    assets: sql.Composed
+    children: tuple[tuple[str, sql.Composed, sql.Composed], ...]
+    delete_files: sql.Composed
+    upsert_files: sql.Composed
+    people: People
+
+    @classmethod
+    def compose(cls, catalog: Catalog) -> "Rows":
+        """Compose the statements from what this Immich has."""
+        asset = parts(catalog, "asset", ASSET)
+        rule = file_rule(catalog)
+        file = parts(catalog, "asset_file", rule)
+        return cls(
+            assets=query("rows", "upsert_assets").format(
+                columns=asset.columns, values=asset.values, changes=asset.changes, differs=asset.differs
+            ),
+            children=child_statements(catalog),
+            delete_files=query("rows", "delete_files").format(same=sql.SQL(rule.same)),
+            upsert_files=query("rows", "upsert_files").format(
+                columns=file.columns, values=file.values, key=file.key, changes=file.changes, differs=file.differs
+            ),
+            people=People.compose(catalog),
+        )
+
+    async def write(
+        self, connection: Connection, job: Job, copies: Sequence[WantedCopy], people: Sequence[Person]
+    ) -> "Written":
+        """Write the rows of these copies. Raises psycopg.Error, or TooSlowError; then nothing was written."""
+        sources = [copy.source for copy in copies]
+        files = [(copy.source.target_id, file) for copy in copies for file in copy.files]
+        params = {
+            **job_params(job),
+            **batch_params(sources),
+            "job": job.name,
+            "originals": [copy.path for copy in copies],
+            "checksums": [path_checksum(copy.path) for copy in copies],
+            "modified": [_to_millisecond(copy.modified_ns) for copy in copies],
+            "encoded": [copy.encoded for copy in copies],
+            "file_ids": [file.source_file_id for _, file in files],
+            "file_targets": [target_id for target_id, _ in files],
+            "file_paths": [file.path for _, file in files],
+        }
+        async with writing(connection, job.target_user_id):
+            started = time.monotonic()
+            async with connection.pipeline():
+                written = {"asset": await connection.execute(self.assets, params)}
+                for table, delete, upsert in self.children:
+                    await connection.execute(delete, params)
+                    written[table] = await connection.execute(upsert, params)
+                dropped = await connection.execute(self.delete_files, params)
+                written["asset_file"] = await connection.execute(self.upsert_files, params)
+                await self.people.write(connection, job, sources, people)
+                named = await connection.execute(query("rows", "named_files"), params)
+                await connection.execute(query("rows", "finish"), params)
+                await connection.execute(query("rows", "recovered"), params)
+            if time.monotonic() - started > TRANSACTION_SECONDS:
+                raise TooSlowError(f"writing {len(copies)} copies took over {TRANSACTION_SECONDS} s")
+            return Written(
+                {table: cursor.rowcount for table, cursor in written.items()},
+                frozenset(row[0] for row in await dropped.fetchall()),
+                frozenset(row[0] for row in await named.fetchall()) | {copy.encoded or "" for copy in copies},
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What one transaction did.
+
+    rows: how many were made or mended, by table. dropped: paths of files whose rows were deleted.
+    named: paths of all files that the copies' rows name now.
+    """
+
+    rows: dict[str, int]
+    dropped: frozenset[str]
+    named: frozenset[str]
+
+
+def _to_millisecond(time_ns: int) -> datetime:
+    """Round as Immich does when it reads a file's time: to the nearest millisecond."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=(time_ns + 500_000) // 1_000_000)

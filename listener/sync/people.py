@@ -1,0 +1,201 @@
+"""People and faces of copies, in both of Immich's models.
+
+Up to 3.1 a face names a person of its asset's owner. From 3.2 on it names a person group, and each user has a
+view of their own of it: in one cluster group source and target share the group, else the group is mirrored as
+the person was before. What differs is in ``PeopleModel``; everything else is one logic.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from uuid import UUID
+
+from psycopg import sql
+
+from listener.database import Connection, fetch, query
+from listener.immich.catalog import Catalog
+from listener.immich.layout import Layout
+from listener.settings import Job
+from listener.sync.files import FileTask
+from listener.sync.plan import Source, batch_params, job_params
+from listener.sync.rules import FACE_SEARCH, Rule, parts
+
+_BASE_PERSON = "(SELECT map.target_person_id FROM public._face_sync_face_map AS map WHERE map.target_face_id = mine.id)"
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A source's person and their mirror; ``thumbnail`` is '' while the source has none."""
+
+    source_id: UUID
+    target_id: UUID
+    source_thumbnail: str
+    thumbnail: str
+
+    @property
+    def task(self) -> FileTask | None:
+        """The thumbnail to be copied: never one inode, the target user may choose another feature photo."""
+        return FileTask(self.source_thumbnail, self.thumbnail, shared=False) if self.source_thumbnail else None
+
+
+@dataclass(frozen=True, slots=True)
+class People:
+    """The statements for one catalog."""
+
+    of_assets: sql.Composed
+    by_id: sql.Composed
+    groups: sql.SQL | None
+    upsert: sql.Composed
+    face_search: sql.Composed
+    delete_faces: sql.Composed
+    empty: sql.Composed
+    delete: sql.Composed
+
+    @classmethod
+    def compose(cls, catalog: Catalog) -> "People":
+        """Compose the statements for the people model that this Immich has."""
+        groups = catalog.person_groups
+        names = {
+            "person_id": sql.Identifier("personGroupId" if groups else "id"),
+            "face_person": sql.Identifier("personGroupId" if groups else "personId"),
+        }
+        mirror = query("people", "mirror_group" if groups else "mirror_person")
+        person = parts(catalog, "person", _person_rule(groups))
+        face = parts(catalog, "asset_face", _face_rule(groups))
+        search = parts(catalog, "face_search", FACE_SEARCH)
+        return cls(
+            of_assets=query("people", "people_of_assets").format(mirror_id=mirror, **names),
+            by_id=query("people", "people_by_id").format(**names),
+            groups=query("people", "person_groups") if groups else None,
+            upsert=query("people", "upsert_people_and_faces").format(
+                person_columns=person.columns,
+                person_values=person.values,
+                person_key=person.key,
+                person_changes=person.changes,
+                person_differs=person.differs,
+                face_columns=face.columns,
+                face_values=face.values,
+                face_changes=face.changes,
+                face_differs=face.differs,
+                **names,
+            ),
+            face_search=query("people", "upsert_face_search").format(
+                columns=search.columns,
+                values=search.values,
+                changes=search.changes,
+                differs=search.differs,
+                votes=query("people", "votes_in_own_group" if groups else "votes_always"),
+            ),
+            delete_faces=query("people", "delete_faces").format(**names),
+            empty=query("people", "empty_people").format(**names),
+            delete=query("people", "delete_people").format(**names),
+        )
+
+    async def of(self, connection: Connection, job: Job, sources: Sequence[Source], layout: Layout) -> list[Person]:
+        """Read the people that the copied faces of these sources need."""
+        rows = await fetch(connection, self.of_assets, {**job_params(job), **batch_params(sources)})
+        return [_person(job, layout, *row) for row in rows]
+
+    async def mirrored(self, connection: Connection, job: Job, ids: Sequence[UUID], layout: Layout) -> list[Person]:
+        """Read the people named by these ids, of the source or mirrored, that have a mirror."""
+        rows = await fetch(connection, self.by_id, {**job_params(job), "ids": list(ids)})
+        return [_person(job, layout, *row) for row in rows]
+
+    async def begin(self, connection: Connection, job: Job, people: Sequence[Person]) -> None:
+        """Leave a mark of each mirror before its thumbnail is made, so that a crash orphans nothing."""
+        await connection.execute(query("people", "map_people"), {**job_params(job), **_person_arrays(people)})
+
+    async def held(self, connection: Connection, targets: Sequence[UUID]) -> set[UUID]:
+        """Read the mirrored people that these copies hold now."""
+        rows = await fetch(connection, query("people", "held_people"), {"targets": list(targets)})
+        return {row[0] for row in rows}
+
+    async def write(
+        self, connection: Connection, job: Job, sources: Sequence[Source], people: Sequence[Person]
+    ) -> None:
+        """Make and mend the faces of these copies and the people they need. Part of a serialised transaction."""
+        params = {**job_params(job), **batch_params(sources), **_person_arrays(people)}
+        await connection.execute(self.delete_faces, params)
+        if self.groups is not None:
+            await connection.execute(self.groups, params)
+        await connection.execute(self.upsert, params)
+        await connection.execute(self.face_search, params)
+
+    async def without_faces(
+        self, connection: Connection, job: Job, people: Sequence[UUID]
+    ) -> list[tuple[UUID, str | None]]:
+        """Return those of these mirrored people that no face needs any more: ``(id, thumbnail path)``."""
+        rows = await fetch(connection, self.empty, {**job_params(job), "people": list(people)})
+        return [(row[0], row[1]) for row in rows]
+
+    async def drop(self, connection: Connection, job: Job, people: Sequence[UUID]) -> None:
+        """Delete those of these mirrored people that still have no face."""
+        await connection.execute(self.delete, {**job_params(job), "people": list(people)})
+
+
+def _person_arrays(people: Sequence[Person]) -> dict[str, object]:
+    return {
+        "person_sources": [person.source_id for person in people],
+        "person_targets": [person.target_id for person in people],
+        "person_thumbnails": [person.thumbnail for person in people],
+    }
+
+
+def _person(job: Job, layout: Layout, source_id: UUID, target_id: UUID, thumbnail: str) -> Person:
+    suffix = PurePosixPath(thumbnail).suffix
+    path = layout.person_thumbnail(target_id, job.target_user_id, suffix) if thumbnail else ""
+    return Person(source_id, target_id, thumbnail, path)
+
+
+def _person_rule(groups: bool) -> Rule:
+    rule = Rule(
+        key=("id",),
+        values={
+            "id": "people.target_id",
+            "ownerId": "%(target_user)s",
+            "thumbnailPath": "people.thumbnail",
+            "faceAssetId": "featured.face_id",
+            "isFavorite": "false",
+            "updateId": "pg_temp.ahead()",
+        },
+        own=frozenset({"isFavorite", "createdAt", "updateId"}),
+    )
+    if not groups:
+        return rule
+    return replace(
+        rule,
+        key=("ownerId", "personGroupId"),
+        values={**rule.values, "personGroupId": "people.target_id"},
+        # Each user's own from 3.2 on; only what is still empty is filled in, as Immich does when it shares a person.
+        own=rule.own | {"isHidden", "color"},
+        mend={
+            "name": "CASE WHEN mine.name = '' THEN excluded.name ELSE mine.name END",
+            "birthDate": 'coalesce(mine."birthDate", excluded."birthDate")',
+        },
+    )
+
+
+def _face_rule(groups: bool) -> Rule:
+    person = "personGroupId" if groups else "personId"
+    values = {
+        "id": "source.new_id",
+        "assetId": "source.new_asset",
+        person: "source.new_person",
+        "deletedAt": "NULL",
+        "updateId": "pg_temp.ahead()",
+    }
+    if groups:
+        # In a shared group the source's face stands for both: an equal embedding would vote twice.
+        values["sourceType"] = (
+            f'(CASE WHEN source.new_person = source."{person}" THEN \'manual\' ELSE source."sourceType"::text END)::sourcetype'
+        )
+    return Rule(
+        key=("id",),
+        values=values,
+        # A face that its user deleted on the copy stays deleted.
+        own=frozenset({"deletedAt", "updateId"}),
+        mend={
+            person: f"""CASE WHEN mine."{person}" IS NULL OR mine."{person}" IS NOT DISTINCT FROM {_BASE_PERSON}
+                 THEN excluded."{person}" ELSE mine."{person}" END"""
+        },
+    )

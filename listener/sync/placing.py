@@ -1,0 +1,133 @@
+"""Puts the files of a batch in place, in a worker thread: what is in place becomes a WantedCopy.
+
+A source whose file is missing or refused is told apart with its reason; nothing else waits for it.
+"""
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from listener.immich.layout import Layout, RefusedPathError
+from listener.ops.metrics import Metrics
+from listener.settings import Job
+from listener.sync.assets import PlacedFile, WantedCopy, Written
+from listener.sync.files import FileProblemError, FileTask, LinkMode, OriginalLinks, place, remove_files
+from listener.sync.people import Person
+from listener.sync.plan import Source, SourceFile
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why one key could not be done: ``kind`` for the metric, ``text`` for people."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placer:
+    """What placing needs to know of the house."""
+
+    layout: Layout
+    mode: LinkMode
+    metrics: Metrics
+
+    def unmade(self, job: Job, sources: Sequence[Source], files: Mapping[UUID, Sequence[SourceFile]]) -> list[Source]:
+        """Return those of these copies that lack a file by name: making it is to be marked first."""
+        return [
+            source
+            for source in sources
+            if any(not os.path.lexists(path) for path in self._targets(job, source, files.get(source.id, ())))
+        ]
+
+    def copies(
+        self, job: Job, links: OriginalLinks, sources: Sequence[Source], files: Mapping[UUID, Sequence[SourceFile]]
+    ) -> tuple[list[WantedCopy], dict[UUID, Failure]]:
+        """Place the generated files of these copies. Returns the copies in place, and failures by source id."""
+        wanted: list[WantedCopy] = []
+        failed: dict[UUID, Failure] = {}
+        for source in sources:
+            try:
+                wanted.append(self._copy(job, links, source, files.get(source.id, ())))
+            except FileProblemError as problem:
+                failed[source.id] = Failure(problem.kind, str(problem))
+            except RefusedPathError as problem:
+                failed[source.id] = Failure("refused", str(problem))
+        return wanted, failed
+
+    def people(self, people: Sequence[Person]) -> tuple[list[Person], dict[UUID, Failure]]:
+        """Place the thumbnails of these people; one whose thumbnail cannot be had is mirrored without it."""
+        placed: list[Person] = []
+        failed: dict[UUID, Failure] = {}
+        for person in people:
+            try:
+                if person.task is not None:
+                    self._place(person.task)
+                placed.append(person)
+            except FileProblemError as problem:
+                failed[person.source_id] = Failure(problem.kind, str(problem))
+                placed.append(replace(person, thumbnail=""))
+        return placed, failed
+
+    def originals(self, links: OriginalLinks, copies: Sequence[WantedCopy]) -> dict[UUID, Failure]:
+        """Link the originals of copies whose rows are committed, and take away links at former paths."""
+        failed: dict[UUID, Failure] = {}
+        for copy in copies:
+            source = copy.source
+            try:
+                if source.copy_original not in {None, copy.path}:
+                    links.unlink(str(source.copy_original))
+                if not links.directory and source.original is not None:
+                    self.metrics.files.labels(how=links.link(copy.path, source.original)).inc()
+            except FileProblemError as problem:
+                failed[source.id] = Failure(problem.kind, str(problem))
+        return failed
+
+    def _targets(self, job: Job, source: Source, files: Sequence[SourceFile]) -> list[str]:
+        try:
+            return [
+                self.layout.copy_file(file.path, source.id, source.target_id, job.target_user_id, file.kind)
+                for file in files
+            ]
+        except RefusedPathError:
+            return []  # placing refuses it, with words
+
+    def strays(self, job: Job, copies: Sequence[WantedCopy], written: Written) -> None:
+        """Remove files of copies that no row names: rows that went, or that went while the files were placed.
+
+        After a crash (``begun``) that is any file named by the copy's id, else only what we placed ourselves:
+        Immich writes the files of a target user's own edit before their rows.
+        """
+        for copy in copies:
+            id_ = str(copy.source.target_id)
+            placed = {file.path for file in copy.files} | written.dropped
+            gone = {path for path in placed - written.named if id_ in path}
+            if copy.source.begun:
+                for folder in self.layout.folders_of(copy.source.target_id, job.target_user_id):
+                    with contextlib.suppress(FileNotFoundError):
+                        found = {str(folder / name) for name in os.listdir(folder) if name.startswith(id_)}
+                        gone |= found - written.named
+            if gone:
+                self.metrics.files.labels(how="removed").inc(remove_files(self.layout, (), id_, tuple(gone)))
+
+    def _copy(self, job: Job, links: OriginalLinks, source: Source, files: Sequence[SourceFile]) -> WantedCopy:
+        path = self.layout.copy_original(job, str(source.original))
+        modified_ns = links.modified_ns(str(source.original))
+        # Edited files are the target user's to edit again: never one inode with the source's.
+        placed = tuple(
+            PlacedFile(file.id, self._file(job, source, file.path, file.kind, shared=not file.edited)) for file in files
+        )
+        encoded = source.encoded
+        if encoded:
+            encoded = self._file(job, source, encoded, "encoded_video", shared=True)
+        return WantedCopy(source, path, modified_ns, encoded, placed)
+
+    def _file(self, job: Job, source: Source, path: str, kind: str, *, shared: bool) -> str:
+        target = self.layout.copy_file(path, source.id, source.target_id, job.target_user_id, kind)
+        self._place(FileTask(path, target, shared=shared))
+        return target
+
+    def _place(self, task: FileTask) -> None:
+        self.metrics.files.labels(how=place(task, self.layout, self.mode)).inc()

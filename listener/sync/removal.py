@@ -1,0 +1,60 @@
+"""How copies go: first the files, then the rows, so that a crash between leaves what the next sweep finds.
+
+The link of the original goes first of all: whatever follows, no path of the target leads to the source's file.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from listener.database import Connection, fetch, query, writing
+from listener.immich.layout import Layout
+from listener.settings import Job
+from listener.sync.files import FileProblemError, OriginalLinks, remove_files
+from listener.sync.plan import Source, batch_params, job_params
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """The sources whose copies are gone, and those whose files could not be removed, with the reason."""
+
+    sources: tuple[UUID, ...]
+    failed: dict[UUID, str]
+
+
+async def remove(
+    connection: Connection, job: Job, sources: Sequence[Source], layout: Layout, links: OriginalLinks
+) -> Removed:
+    """Remove these copies. A copy whose files cannot be removed keeps its rows, to be tried again."""
+    targets = [source.target_id for source in sources]
+    named: dict[UUID, list[str]] = {}
+    for target_id, path in await fetch(connection, query("removal", "files"), {"targets": targets}):
+        named.setdefault(target_id, []).append(path)
+    failed = await asyncio.to_thread(_remove_files, job, sources, named, layout, links)
+    gone = [source for source in sources if source.id not in failed]
+    params = {**job_params(job), **batch_params(gone), "job": job.name}
+    async with writing(connection, job.target_user_id):
+        await connection.execute(query("removal", "delete_copies"), params)
+        await connection.execute(query("removal", "forget"), params)
+        await connection.execute(query("rows", "recovered"), params)
+    return Removed(tuple(source.id for source in gone), failed)
+
+
+def _remove_files(
+    job: Job, sources: Sequence[Source], named: dict[UUID, list[str]], layout: Layout, links: OriginalLinks
+) -> dict[UUID, str]:
+    failed: dict[UUID, str] = {}
+    for source in sources:
+        try:
+            if source.copy_original is not None:
+                links.unlink(source.copy_original)
+            remove_files(
+                layout,
+                layout.folders_of(source.target_id, job.target_user_id),
+                str(source.target_id),
+                named.get(source.target_id, ()),
+            )
+        except FileProblemError as problem:
+            failed[source.id] = str(problem)
+    return failed

@@ -1,0 +1,303 @@
+"""The judge: reads source and copy side by side and tells everything that is not as the rules say.
+
+First it decides, from the rows alone, which assets a job shares and which of them Immich has finished with.
+Each copy on record then either stands beside a source that may be shared, and is compared with it in full
+(`verify_rows`, `verify_files`), or is a difference itself. It knows nothing of how copies are made, reads
+one snapshot of the database, and writes nothing.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg import sql
+from psycopg.pq import TransactionStatus
+
+from listener.immich.api import Features
+from listener.settings import Job
+from listener.tools.verify_files import (
+    check_originals,
+    compare_files,
+    find_orphan_files,
+    find_orphan_links,
+    unsafe,
+)
+from listener.tools.verify_model import Difference, Pair, Report, render
+from listener.tools.verify_people import judge_people
+from listener.tools.verify_rows import RowJudge, Snapshot, open_snapshot
+
+__all__ = ["Difference", "Report", "render", "verify"]
+
+_EVERYTHING = Features(smart_search=True, facial_recognition=True, ocr=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """An asset of a job's source user; ``barrier`` names the rule that forbids sharing it."""
+
+    id: UUID
+    path: str
+    live: UUID | None
+    motion: bool
+    barrier: str | None
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A map row; ``path`` is its asset's originalPath, None if there is no such row."""
+
+    source: UUID
+    target: UUID
+    users: tuple[UUID, UUID]
+    source_there: bool
+    path: str | None
+
+
+async def verify(
+    conn: psycopg.AsyncConnection[Any],
+    jobs: Sequence[Job],
+    media_root: Path,
+    *,
+    features: Features | None = None,
+    ml_wait: float = 86400,
+) -> Report:
+    """Prove every rule of a copy for all copies of the jobs.
+
+    Paths are judged as this process sees them, so it must have Immich's mounts. ``features`` is the machine
+    learning that this server does (None: all), ``ml_wait`` the seconds a source may wait for it. Meant for a
+    moment when nothing changes. Raises ValueError on a connection inside a transaction or a database that
+    has nothing to verify.
+    """
+    if conn.info.transaction_status != TransactionStatus.IDLE:
+        raise ValueError("verify needs a connection that is in no transaction")
+    async with conn.transaction():
+        snapshot = await open_snapshot(conn)
+        sources = {job.name: await _read_sources(snapshot, job, features or _EVERYTHING, ml_wait) for job in jobs}
+        copies = await _read_copies(snapshot, jobs)
+        skipped = {
+            (source, user)
+            for source, user in await snapshot.rows("skipped", {"target_users": [job.target_user_id for job in jobs]})
+        }
+        failures = {
+            (job, source): reason
+            for job, source, reason in await snapshot.rows("failures", {"jobs": [job.name for job in jobs]})
+        }
+        pairs, found = _match(jobs, sources, copies, failures)
+        waiting = 0
+        for job in jobs:
+            lacking = _Lacking(job, sources[job.name], pairs, skipped, failures)
+            paths = await snapshot.rows("paths_of_source", {"sources": [id_ for id_, _ in lacking.failed]})
+            missing_files = {source for source, path in paths if not _exists(path)}
+            found += lacking.differences(missing_files)
+            waiting += lacking.waiting + len(missing_files)
+        found += await _find_orphan_assets(snapshot, jobs)
+        judge = RowJudge(snapshot, jobs, pairs, media_root)
+        found += await judge.differences()
+        files, wrong_paths = await judge.files()
+        people = await judge_people(snapshot, jobs, pairs, media_root)
+        originals = await judge.originals()
+        named = await judge.named_files()
+        rows = await judge.count_rows()
+    found += [*wrong_paths, *people.differences]
+    by_target = {pair.target: pair for pair in pairs}
+    found += _check_checksums(by_target, originals)
+
+    def look_at_disk() -> list[Difference]:
+        times = [(target, path, modified) for target, path, _, modified in originals]
+        return [
+            *compare_files([*files, *people.thumbnails]),
+            *check_originals(by_target, times, media_root),
+            *find_orphan_links(jobs, named, media_root),
+            *find_orphan_files(jobs, named, media_root),
+        ]
+
+    found += await asyncio.to_thread(look_at_disk)
+    found.sort(key=lambda d: (d.job, d.rule, str(d.source_asset_id), str(d.target_asset_id), d.detail))
+    return Report(
+        differences=tuple(found),
+        copies=sum(copy.path is not None for copy in copies),
+        sources=sum(source.barrier is None for of_job in sources.values() for source in of_job.values()),
+        waiting=waiting,
+        rows=rows,
+    )
+
+
+async def _read_sources(snapshot: Snapshot, job: Job, features: Features, ml_wait: float) -> dict[UUID, _Source]:
+    """Return all assets of the job's source user, each with what keeps it from being shared."""
+    has_ocr = snapshot.has("asset_job_status", "ocrAt")
+    rows = await snapshot.rows(
+        "sources",
+        {
+            "source_user": job.source_user_id,
+            "kind": job.kind,
+            "prefix": job.source_path_prefix,
+            "ml_wait": ml_wait,
+            "smart_search": features.smart_search,
+            "facial_recognition": features.facial_recognition,
+            "ocr": features.ocr and has_ocr,
+        },
+        unedited=snapshot.unedited("file"),
+        ocr_mark=sql.SQL('job."ocrAt"' if has_ocr else "NULL::timestamptz"),
+    )
+    found = [_Source(*row) for row in rows]
+    motion_parts = {s.live for s in found if s.live and not s.motion and s.barrier is None and not unsafe(s.path)}
+    sources = {}
+    for source in found:
+        barrier = source.barrier
+        if barrier is None and source.motion and source.id not in motion_parts:
+            # Hidden, and no shared photo's motion part: nobody but its owner is to see it.
+            barrier = "source.hidden"
+        sources[source.id] = _Source(source.id, source.path, source.live, source.motion, barrier, bool(source.ready))
+    return sources
+
+
+async def _read_copies(snapshot: Snapshot, jobs: Sequence[Job]) -> list[_Copy]:
+    rows = await snapshot.rows(
+        "map_rows",
+        {
+            "source_users": [job.source_user_id for job in jobs],
+            "target_users": [job.target_user_id for job in jobs],
+        },
+    )
+    return [
+        _Copy(source, target, (source_user, target_user), there, path)
+        for source, target, source_user, target_user, there, path in rows
+    ]
+
+
+def _match(
+    jobs: Sequence[Job],
+    sources: Mapping[str, Mapping[UUID, _Source]],
+    copies: Sequence[_Copy],
+    failures: Mapping[tuple[str, UUID], str],
+) -> tuple[list[Pair], list[Difference]]:
+    """Put each copy beside its source; what has no source that may be shared is a difference."""
+    pairs: list[Pair] = []
+    found: list[Difference] = []
+    for copy in copies:
+        of_users = [job for job in jobs if (job.source_user_id, job.target_user_id) == copy.users]
+        sharing = [job for job in of_users if _barrier(copy, sources[job.name]) is None]
+        # A source that no job shares is judged by the job in whose place its copy lies.
+        near = [job for job in of_users if (copy.path or "").startswith(job.target_path_prefix + "/")]
+        job = (sharing or near or of_users)[0]
+        if copy.path is None:
+            if (job.name, copy.source) not in failures:
+                detail = "the copy's row is gone, its map row is not"
+                found.append(Difference("map.orphan", job.name, copy.source, copy.target, detail))
+            continue
+        if not sharing:
+            rule = _barrier(copy, sources[job.name]) or ""
+            found.append(Difference(rule, job.name, copy.source, copy.target, "the copy may not be there"))
+            continue
+        source = sources[job.name][copy.source]
+        path = job.target_path_prefix + source.path.removeprefix(job.source_path_prefix)
+        pairs.append(Pair(job, copy.source, copy.target, source.path, path, source.motion, source.live))
+    targets = {(pair.job.name, pair.source): pair.target for pair in pairs}
+    linked = [Pair(p.job, p.source, p.target, p.source_path, p.path, p.motion, _live(p, targets)) for p in pairs]
+    return linked, found
+
+
+def _live(pair: Pair, targets: Mapping[tuple[str, UUID], UUID]) -> UUID | None:
+    return targets.get((pair.job.name, pair.live)) if pair.live else None
+
+
+def _barrier(copy: _Copy, sources: Mapping[UUID, _Source]) -> str | None:
+    """Return the rule that forbids this copy, None if it may be there."""
+    source = sources.get(copy.source)
+    if source is None:
+        return "source.owner" if copy.source_there else "source.missing"
+    if source.barrier is None and unsafe(source.path):
+        return "source.path"
+    return source.barrier
+
+
+class _Lacking:
+    """Sorts the sources of one job that have no copy: rightly so, still waiting, failed, or forgotten."""
+
+    def __init__(
+        self,
+        job: Job,
+        sources: Mapping[UUID, _Source],
+        pairs: Sequence[Pair],
+        skipped: set[tuple[UUID, UUID]],
+        failures: Mapping[tuple[str, UUID], str],
+    ) -> None:
+        self._job = job
+        self._sources = sources
+        self._copied = {pair.source for pair in pairs if pair.job == job}
+        stills = {source.live: source for source in sources.values() if source.live and source.barrier is None}
+        self.failed: list[tuple[UUID, str]] = []
+        self.forgotten: list[UUID] = []
+        self.waiting = 0
+        for source in sources.values():
+            still = stills.get(source.id) if source.motion else None
+            asked = {source.id, still.id} if still else {source.id}
+            if (
+                source.barrier
+                or source.id in self._copied
+                or any((id_, job.target_user_id) in skipped for id_ in asked)
+            ):
+                continue
+            if (job.name, source.id) in failures:
+                self.failed.append((source.id, failures[job.name, source.id]))
+            elif not self._due(source, still):
+                self.waiting += 1
+            else:
+                self.forgotten.append(source.id)
+
+    def _due(self, source: _Source, still: _Source | None) -> bool:
+        """Return whether the copy should be there: a live photo comes with both parts."""
+        if still:
+            return source.ready and still.id in self._copied
+        motion = self._sources.get(source.live) if source.live else None
+        return source.ready and (motion is None or motion.barrier is not None or motion.ready)
+
+    def differences(self, missing_files: set[UUID]) -> Iterator[Difference]:
+        """Yield what is forgotten, and what failed for another reason than a file that is not there."""
+        for source in self.forgotten:
+            detail = f"{self._sources[source].path} is ready and has no copy"
+            yield Difference("source.uncopied", self._job.name, source, None, detail)
+        for source, reason in self.failed:
+            if source not in missing_files:
+                detail = f"{self._sources[source].path}: {reason}"
+                yield Difference("failed", self._job.name, source, None, detail)
+
+
+def _exists(path: str) -> bool:
+    return Path(path).exists()
+
+
+async def _find_orphan_assets(snapshot: Snapshot, jobs: Sequence[Job]) -> list[Difference]:
+    found = []
+    for job in jobs:
+        rows = await snapshot.rows(
+            "orphan_assets",
+            {
+                "target_user": job.target_user_id,
+                "target_library": job.target_library_id,
+                "prefix": job.target_path_prefix,
+            },
+        )
+        found += [
+            Difference("copy.duplicate" if doubled else "asset.orphan", job.name, None, target, path)
+            for target, path, doubled in rows
+        ]
+    return found
+
+
+def _check_checksums(
+    pairs: Mapping[UUID, Pair], originals: Sequence[tuple[UUID, str, bytes, int]]
+) -> Iterator[Difference]:
+    """Compare with the hash of the path, which Immich gives to assets of external libraries.
+
+    With the hash of the content, the target's phone would not back up the user's own file of the same photo.
+    """
+    for target, path, checksum, _ in originals:
+        if checksum != hashlib.sha1(b"path:" + path.encode(), usedforsecurity=False).digest():
+            yield pairs[target].differs("asset.checksum", f"{checksum.hex()} is not the hash of path:{path}")

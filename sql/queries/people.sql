@@ -1,0 +1,168 @@
+-- name: people_of_assets
+-- The people that copied faces of these assets need: the source's, with the id of their mirror.
+SELECT DISTINCT person.{person_id}, coalesce(map.target_person_id, {mirror_id}), person."thumbnailPath"
+FROM unnest(%(sources)s::uuid[]) AS batch(source_id)
+JOIN asset_face AS face ON face."assetId" = batch.source_id AND face."deletedAt" IS NULL
+JOIN person ON person.{person_id} = face.{face_person} AND person."ownerId" = %(source_user)s
+LEFT JOIN public._face_sync_person_map AS map
+       ON map.source_person_id = person.{person_id} AND map.target_user_id = %(target_user)s
+
+-- name: people_by_id
+-- The same for people named by key, of the source or mirrored: only those that are mirrored already.
+SELECT person.{person_id}, map.target_person_id, person."thumbnailPath"
+FROM public._face_sync_person_map AS map
+JOIN person ON person.{person_id} = map.source_person_id AND person."ownerId" = %(source_user)s
+WHERE map.target_user_id = %(target_user)s
+  AND map.source_user_id = %(source_user)s
+  AND (map.source_person_id = ANY(%(ids)s) OR map.target_person_id = ANY(%(ids)s))
+
+-- name: held_people
+-- The mirrored people that these copies hold now: those that lose their last face must go.
+SELECT DISTINCT target_person_id
+FROM public._face_sync_face_map
+WHERE target_asset_id = ANY(%(targets)s) AND target_person_id IS NOT NULL
+
+-- name: map_people
+INSERT INTO public._face_sync_person_map (source_person_id, target_person_id, source_user_id, target_user_id)
+SELECT source_id, target_id, %(source_user)s, %(target_user)s
+FROM unnest(%(person_sources)s::uuid[], %(person_targets)s::uuid[]) AS people(source_id, target_id)
+ON CONFLICT DO NOTHING
+
+-- name: delete_faces
+-- Copied faces whose source face is gone, deleted, or no longer anybody's.
+WITH gone AS (
+    DELETE FROM public._face_sync_face_map AS map
+    USING unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
+    WHERE map.target_asset_id = batch.target_id
+      AND NOT EXISTS (
+          SELECT FROM asset_face AS face
+          WHERE face.id = map.source_face_id
+            AND face."assetId" = batch.source_id
+            AND face."deletedAt" IS NULL
+            AND NOT (face."sourceType" = 'machine-learning' AND face.{face_person} IS NULL)
+      )
+    RETURNING map.target_face_id
+)
+DELETE FROM asset_face USING gone WHERE asset_face.id = gone.target_face_id
+
+-- name: upsert_people_and_faces
+-- Faces and people in one statement, since each names the other: a person its feature face, a face its person.
+-- A face that nobody is known for is held back: Immich would cluster it into a person of its own.
+-- A face that the target user gave to somebody else stays theirs: it no longer has the person we wrote.
+WITH batch AS (
+    SELECT * FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
+), people AS (
+    SELECT * FROM unnest(%(person_sources)s::uuid[], %(person_targets)s::uuid[], %(person_thumbnails)s::text[])
+                      AS people(source_id, target_id, thumbnail)
+), wanted AS (
+    SELECT coalesce(map.target_face_id, pg_temp.copy_id(face.id, %(target_user)s)) AS new_id,
+           batch.target_id AS new_asset, people.target_id AS new_person, face.*
+    FROM batch
+    JOIN asset_face AS face ON face."assetId" = batch.source_id
+    LEFT JOIN people ON people.source_id = face.{face_person}
+    LEFT JOIN public._face_sync_face_map AS map ON map.source_face_id = face.id AND map.target_user_id = %(target_user)s
+    WHERE face."deletedAt" IS NULL
+      AND (people.target_id IS NOT NULL OR (face.{face_person} IS NULL AND face."sourceType" <> 'machine-learning'))
+), known AS (
+    -- Every copied face of these people, those of other assets too: one of them is the feature face.
+    SELECT new_id AS face_id, new_person AS person_id, id AS source_face_id FROM wanted WHERE new_person IS NOT NULL
+    UNION
+    SELECT map.target_face_id, map.target_person_id, map.source_face_id
+    FROM people JOIN public._face_sync_face_map AS map ON map.target_person_id = people.target_id
+    WHERE map.target_user_id = %(target_user)s AND NOT map.target_asset_id = ANY(%(targets)s)
+), featured AS (
+    SELECT people.target_id AS person_id,
+           coalesce(
+               (SELECT known.face_id FROM known WHERE known.person_id = people.target_id AND known.source_face_id = source."faceAssetId"),
+               (SELECT mine."faceAssetId" FROM person AS mine
+                JOIN known ON known.face_id = mine."faceAssetId" AND known.person_id = people.target_id
+                WHERE mine.{person_id} = people.target_id AND mine."ownerId" = %(target_user)s),
+               (SELECT min(known.face_id::text)::uuid FROM known WHERE known.person_id = people.target_id)
+           ) AS face_id
+    FROM people JOIN person AS source ON source.{person_id} = people.source_id AND source."ownerId" = %(source_user)s
+), written_people AS (
+    INSERT INTO person AS mine ({person_columns})
+    SELECT {person_values}
+    FROM people
+    JOIN person AS source ON source.{person_id} = people.source_id AND source."ownerId" = %(source_user)s
+    JOIN featured ON featured.person_id = people.target_id AND featured.face_id IS NOT NULL
+    ON CONFLICT ({person_key}) DO UPDATE SET {person_changes}
+    WHERE {person_differs}
+), noted AS (
+    INSERT INTO public._face_sync_face_map AS map (source_face_id, target_face_id, target_asset_id, target_user_id, target_person_id)
+    SELECT id, new_id, new_asset, %(target_user)s, new_person FROM wanted
+    ON CONFLICT (source_face_id, target_user_id) DO UPDATE
+    SET target_person_id = excluded.target_person_id, target_asset_id = excluded.target_asset_id
+    WHERE (map.target_person_id, map.target_asset_id) IS DISTINCT FROM (excluded.target_person_id, excluded.target_asset_id)
+)
+INSERT INTO asset_face AS mine ({face_columns})
+SELECT {face_values} FROM wanted AS source
+ON CONFLICT (id) DO UPDATE SET {face_changes}
+WHERE {face_differs}
+
+-- name: upsert_face_search
+-- Embeddings of copied faces, so that the target's own uploads match the mirrored people.
+INSERT INTO face_search AS mine ({columns})
+SELECT {values}
+FROM public._face_sync_face_map AS map
+JOIN face_search AS source ON source."faceId" = map.source_face_id
+JOIN asset_face AS face ON face.id = map.target_face_id
+JOIN asset_face AS source_face ON source_face.id = map.source_face_id
+WHERE map.target_asset_id = ANY(%(targets)s)
+  AND {votes}
+ON CONFLICT ("faceId") DO UPDATE SET {changes}
+WHERE {differs}
+
+-- name: empty_people
+-- Mirrored people that no face on an asset of the target user needs any more.
+SELECT map.target_person_id, person."thumbnailPath"
+FROM public._face_sync_person_map AS map
+LEFT JOIN person ON person.{person_id} = map.target_person_id AND person."ownerId" = %(target_user)s
+WHERE map.target_user_id = %(target_user)s
+  AND map.target_person_id = ANY(%(people)s)
+  AND NOT EXISTS (
+      SELECT FROM asset_face AS face JOIN asset ON asset.id = face."assetId"
+      WHERE face.{face_person} = map.target_person_id AND asset."ownerId" = %(target_user)s
+  )
+
+-- name: delete_people
+-- By plain SQL and for those still without a face, so that phones hear of it.
+WITH gone AS (
+    DELETE FROM public._face_sync_person_map AS map
+    WHERE map.target_user_id = %(target_user)s
+      AND map.target_person_id = ANY(%(people)s)
+      AND NOT EXISTS (
+          SELECT FROM asset_face AS face JOIN asset ON asset.id = face."assetId"
+          WHERE face.{face_person} = map.target_person_id AND asset."ownerId" = %(target_user)s
+      )
+    RETURNING map.target_person_id
+)
+DELETE FROM person USING gone WHERE person.{person_id} = gone.target_person_id AND person."ownerId" = %(target_user)s
+
+-- name: mirror_person
+-- Up to 3.1: a person of the target's own.
+pg_temp.copy_id(person.id, %(target_user)s)
+
+-- name: mirror_group
+-- From 3.2: in one cluster group the same person group, else a mirrored one.
+CASE WHEN (SELECT "clusterGroupId" FROM "user" WHERE id = %(source_user)s)
+        = (SELECT "clusterGroupId" FROM "user" WHERE id = %(target_user)s)
+     THEN person."personGroupId"
+     ELSE pg_temp.copy_id(person."personGroupId", %(target_user)s)
+END
+
+-- name: person_groups
+-- From 3.2, in different cluster groups: the group of each mirrored person, in the target's cluster group.
+INSERT INTO person_group (id, "clusterGroupId")
+SELECT people.target_id, target."clusterGroupId"
+FROM unnest(%(person_sources)s::uuid[], %(person_targets)s::uuid[]) AS people(source_id, target_id)
+CROSS JOIN "user" AS target
+WHERE target.id = %(target_user)s AND people.source_id <> people.target_id
+ON CONFLICT (id) DO NOTHING
+
+-- name: votes_always
+true
+
+-- name: votes_in_own_group
+-- In a shared group the source's embedding speaks for both users already.
+source_face."personGroupId" IS DISTINCT FROM face."personGroupId"

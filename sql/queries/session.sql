@@ -1,0 +1,43 @@
+-- name: settings
+-- Quiet: our triggers do not tell us of what we write ourselves.
+-- jit off: compiling costs more than any of our statements runs. Generic plans: the statements join a few
+-- hundred ids by index, the same way each time, and planning each anew would double the latency.
+-- The time limits keep a frozen statement or a waiting lock from holding Immich up.
+SELECT set_config('face_sync.quiet', 'on', false),
+       set_config('TimeZone', 'UTC', false),
+       set_config('jit', 'off', false),
+       set_config('plan_cache_mode', 'force_generic_plan', false),
+       set_config('statement_timeout', '60s', false),
+       set_config('lock_timeout', '10s', false),
+       set_config('idle_in_transaction_session_timeout', '60s', false)
+
+-- name: functions
+-- Session functions live in pg_temp: nothing of ours is left in Immich's schema, and each statement can use
+-- them as plain SQL. copy_id: the id of a copied row is the same at every try, and shaped as UUID version 4,
+-- the only shape that Immich's API and its phones accept. ahead: an updateId of version 7 three seconds from
+-- now, so that no phone's mark passes a row before its transaction commits.
+DO $do$
+BEGIN
+    EXECUTE $create$
+        CREATE OR REPLACE FUNCTION pg_temp.copy_id(source uuid, target_user uuid) RETURNS uuid
+        LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $body$
+            SELECT overlay(overlay(digest.hex PLACING '4' FROM 13)
+                           PLACING substr('89ab', 1 + ('x' || substr(digest.hex, 17, 1))::bit(4)::int % 4, 1) FROM 17)::uuid
+            FROM (SELECT substr(encode(sha256(convert_to(source::text || '/' || target_user::text, 'UTF8')), 'hex'), 1, 32)) AS digest(hex)
+        $body$
+    $create$;
+    EXECUTE $create$
+        CREATE OR REPLACE FUNCTION pg_temp.ahead() RETURNS uuid
+        LANGUAGE sql VOLATILE AS $body$
+            SELECT (lpad(to_hex((extract(epoch FROM clock_timestamp()) * 1000)::bigint + 3000), 12, '0')
+                    || '7' || substr(random.hex, 14, 3) || substr(random.hex, 17))::uuid
+            FROM (SELECT replace(gen_random_uuid()::text, '-', '')) AS random(hex)
+        $body$
+    $create$;
+END
+$do$
+
+-- name: serialise
+-- One writer at a time for each target user: two batches that share a person would otherwise deadlock, or
+-- one would drop a person that the other is just giving a face.
+SELECT pg_advisory_xact_lock(%(lock_class)s, hashtext(%(target_user)s::text))

@@ -1,0 +1,165 @@
+"""What every test may use: a real PostgreSQL, Immich databases made in milliseconds, folders, waiting."""
+
+import asyncio
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from listener.standin import schema
+from listener.standin.player import Player
+from listener.standin.postgres import create_database, drop_database, embedded
+from listener.standin.recording import recorded
+
+DEFAULT_RELEASE = "3.0.3"
+_POLL_SECONDS = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class ImmichDatabase:
+    """An empty database shaped like one release of Immich."""
+
+    conninfo: str
+    release: str
+
+
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """Immich's media root and the root of the external libraries, on one file system."""
+
+    media: Path
+    external: Path
+
+
+def eventually(
+    predicate: Callable[[], object], *, within: float = 10, describe: Callable[[], object] | str = ""
+) -> None:
+    """Wait until ``predicate()`` is true, at most ``within`` seconds, then fail.
+
+    ``describe`` tells in the failure what was waited for, or how things stand if it is a function.
+    """
+    deadline = time.monotonic() + within
+    while not predicate():
+        if time.monotonic() > deadline:
+            _fail(within, describe)
+        time.sleep(_POLL_SECONDS)
+
+
+async def eventually_async(
+    predicate: Callable[[], Awaitable[object]],
+    *,
+    within: float = 10,
+    describe: Callable[[], object] | str = "",
+) -> None:
+    """Wait until ``await predicate()`` is true; otherwise like `eventually`."""
+    deadline = time.monotonic() + within
+    while not await predicate():
+        if time.monotonic() > deadline:
+            _fail(within, describe)
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+def _fail(within: float, describe: Callable[[], object] | str) -> None:
+    text = describe if isinstance(describe, str) else describe()
+    pytest.fail(f"not so within {within:g} s: {text or 'the awaited condition'}", pytrace=True)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """Conninfo of the maintenance database of a server with pgvector; the role may create databases.
+
+    Every worker of pytest-xdist starts a server of its own, so that nothing has to be shared and locked.
+    """
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield url
+        return
+    # Not below pytest's own folder: the server runs as another user where we are root.
+    folder = Path(tempfile.mkdtemp(prefix="listener-tests-"))
+    try:
+        with embedded(folder / "postgres", durable=False) as conninfo:
+            yield conninfo
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _fresh_database(server: str, template: str | None = None) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    try:
+        yield create_database(server, name, template)
+    finally:
+        drop_database(server, name)
+
+
+@pytest.fixture
+def empty_database(server: str) -> Iterator[str]:
+    """Conninfo of a new database without anything in it."""
+    with _fresh_database(server) as conninfo:
+        yield conninfo
+
+
+@pytest.fixture(scope="session")
+def template(server: str) -> Iterator[Callable[[str], str]]:
+    """Return a function from a release of Immich to the name of its template database, built once."""
+    names: dict[str, str] = {}
+
+    def template_of(release: str) -> str:
+        if release not in names:
+            name = f"template_{uuid.uuid4().hex}"
+            conninfo = create_database(server, name)
+            names[release] = name
+            with psycopg.connect(conninfo) as connection:
+                schema.build(connection, release)
+        return names[release]
+
+    try:
+        yield template_of
+    finally:
+        for name in names.values():
+            drop_database(server, name)
+
+
+@pytest.fixture
+def new_immich(server: str, template: Callable[[str], str]) -> Iterator[Callable[[str], ImmichDatabase]]:
+    """Return a function from a release to a new empty Immich database, for tests that need several."""
+    with ExitStack() as databases:
+
+        def make(release: str = DEFAULT_RELEASE) -> ImmichDatabase:
+            conninfo = databases.enter_context(_fresh_database(server, template(release)))
+            return ImmichDatabase(conninfo, release)
+
+        yield make
+
+
+@pytest.fixture
+def immich(request: pytest.FixtureRequest, new_immich: Callable[[str], ImmichDatabase]) -> ImmichDatabase:
+    """Return a new empty Immich database of 3.0.3.
+
+    For other releases: ``@pytest.mark.parametrize("immich", ["2.7.5"], indirect=True)``.
+    """
+    return new_immich(getattr(request, "param", DEFAULT_RELEASE))
+
+
+@pytest.fixture
+def roots(tmp_path: Path) -> Roots:
+    """Return new empty folders for Immich's media and external libraries."""
+    made = Roots(media=tmp_path / "data", external=tmp_path / "external_library")
+    made.media.mkdir()
+    made.external.mkdir()
+    return made
+
+
+@pytest.fixture
+def player(immich: ImmichDatabase, roots: Roots) -> Iterator[Player]:
+    """Return a prepared player of the recording of ``immich``'s release into that database."""
+    with Player(immich.conninfo, recorded(immich.release), roots.media, roots.external) as made:
+        made.prepare()
+        yield made

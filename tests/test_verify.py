@@ -1,0 +1,696 @@
+"""The judge passes a right share, and tells exactly what is wrong with one that is not."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from listener.immich.api import Features
+from listener.standin.facts import load_facts
+from listener.standin.postgres import create_database, drop_database
+from listener.tools.verify import Difference, Report, render, verify
+from tests.conftest import ImmichDatabase, Roots
+from tests.copied_photo import EMBEDDING, MODIFIED, Share, prepare, wipe, write
+
+RELEASES = ("2.0.0", "2.4.1", "2.7.5", "3.0.3", "3.3.0")
+on_releases = pytest.mark.parametrize("database", RELEASES, indirect=True)
+ODD_ID = "01234567-89ab-7cde-8f01-23456789ab{:02}"
+
+Do = Callable[[Share], object]
+
+
+@pytest.fixture(scope="session")
+def prepared(server: str, template: Callable[[str], str]) -> Iterator[Callable[[str], str]]:
+    """Return a function from a release to a database of it with the tracking tables, made once."""
+    made: dict[str, str] = {}
+
+    def prepared_for(release: str) -> str:
+        if release not in made:
+            name = f"test_verify_{uuid4().hex}"
+            made[release] = create_database(server, name, template(release))
+            prepare(made[release])
+        return made[release]
+
+    yield prepared_for
+    for conninfo in made.values():
+        drop_database(server, str(conninfo_to_dict(conninfo)["dbname"]))
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest, prepared: Callable[[str], str]) -> str:
+    """Return the prepared database of the release that the test is run on."""
+    return prepared(getattr(request, "param", "3.0.3"))
+
+
+@pytest.fixture
+def share(database: str, roots: Roots) -> Iterator[Share]:
+    with psycopg.connect(database, autocommit=True) as conn:
+        wipe(conn)
+        yield Share(conn, roots)
+
+
+@pytest.fixture
+async def conn(database: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
+        yield conn
+
+
+@dataclass(frozen=True)
+class Break:
+    """One thing done wrong. ``also`` are rules that cannot but be broken with it.
+
+    ``needs`` is a table, or a table and a column, that the release must have.
+    """
+
+    rule: str
+    do: Do
+    also: frozenset[str] = frozenset()
+    needs: tuple[str, ...] = ()
+    where: str = ""
+
+    def fits(self, release: str) -> bool:
+        tables = load_facts(release).tables
+        if not self.needs:
+            return True
+        table, *column = self.needs
+        return table in tables and all(name in {c.name for c in tables[table].columns} for name in column)
+
+    def __str__(self) -> str:
+        return f"{self.rule} {self.where}".strip()
+
+
+def run(text: str) -> Do:
+    return lambda share: share.run(text, **share.ids)
+
+
+def both(*steps: Do) -> Do:
+    return lambda share: [step(share) for step in steps]
+
+
+def path_of(share: Share, kind: str, *, copy: bool = True, edited: bool = False) -> str:
+    """Return a generated file of the photo or of its copy."""
+    flag = ' AND "isEdited" = %(edited)s' if share.has("asset_file", "isEdited") else ""
+    owner = share.ids["copy" if copy else "photo"]
+    ((path,),) = share.run(
+        f'SELECT path FROM asset_file WHERE "assetId" = %(id)s AND type = %(kind)s{flag}',
+        id=owner, kind=kind, edited=edited,
+    )  # fmt: skip
+    return str(path)
+
+
+def original(share: Share, name: str = "plain.jpg") -> Path:
+    return Path(share.external.target_path_prefix, "2024", name)
+
+
+def remove_file(kind: str) -> Do:
+    return lambda share: Path(path_of(share, kind)).unlink()
+
+
+def replace_file(kind: str, edited: bool, how: Callable[[str, str], object]) -> Do:
+    def do(share: Share) -> None:
+        source, copy = (path_of(share, kind, copy=copy, edited=edited) for copy in (False, True))
+        Path(copy).unlink()
+        how(source, copy)
+
+    return do
+
+
+def move_original(share: Share) -> None:
+    """Let a copy have its original under another name than its source."""
+    link, moved = original(share), original(share, "other.jpg")
+    link.rename(moved)
+    share.run(
+        'UPDATE asset SET "originalPath" = %(path)s, checksum = %(sum)s WHERE id = %(id)s',
+        path=str(moved),
+        sum=hashlib.sha1(f"path:{moved}".encode()).digest(),
+        id=share.ids["plain_copy"],
+    )
+
+
+def move_preview(share: Share) -> None:
+    path = path_of(share, "preview")
+    Path(path).rename(path + ".jpg")
+    share.run("UPDATE asset_file SET path = path || '.jpg' WHERE path = %(path)s", path=path)
+
+
+def move_encoded_video(share: Share) -> None:
+    copy = share.ids["copy"]
+    ((path,),) = share.run('SELECT "encodedVideoPath" FROM asset WHERE id = %(id)s', id=copy)
+    Path(path).unlink()
+    share.run(
+        'UPDATE asset SET "encodedVideoPath" = source."encodedVideoPath" FROM asset AS source'
+        " WHERE asset.id = %(copy)s AND source.id = %(photo)s",
+        **share.ids,
+    )
+
+
+def add_fullsize(share: Share) -> None:
+    copy = share.ids["plain_copy"]
+    path = share.generated("thumbs", share.target_user, copy, "_fullsize.jpeg")
+    write(path, "full size")
+    share.insert("asset_file", assetId=copy, type="fullsize", path=path, isEdited=False)
+
+
+def add_row(doubled: bool) -> Do:
+    def do(share: Share) -> None:
+        path = original(share, "plain.jpg" if doubled else "nobody.jpg")
+        share.clone(
+            "asset", "id", share.ids["plain_copy"], id=uuid4(), originalPath=str(path), checksum="\\x00"
+        )  # fmt: skip
+
+    return do
+
+
+def share_unsafe_path(share: Share) -> None:
+    path = f"{share.external.source_path_prefix}/../photos/evil.jpg"
+    share.copy(share.add_asset("evil.jpg", originalPath=path), share.external, uuid4())
+
+
+def share_copy_of_copy(share: Share) -> None:
+    """Let the source of a copy be a copy that the target user once shared the other way."""
+    share.insert(
+        "_face_sync_asset_map",
+        source_asset_id=uuid4(), target_asset_id=share.upload, source_user_id=share.target_user,
+        target_user_id=share.source_user,
+    )  # fmt: skip
+
+
+def add_intent(share: Share) -> None:
+    share.insert(
+        "_face_sync_asset_map",
+        source_asset_id=share.waiting, target_asset_id=uuid4(), source_user_id=share.source_user,
+        target_user_id=share.target_user,
+    )  # fmt: skip
+
+
+def fail_source(share: Share, *, reason: str = "no space left") -> UUID:
+    source = share.add_asset("bad.jpg")
+    share.insert("_face_sync_failure", job="photos", source_asset_id=source, reason=reason)
+    return source
+
+
+def add_stack(share: Share) -> None:
+    stack = uuid4()
+    share.insert("stack", id=stack, primaryAssetId=share.plain, ownerId=share.source_user)
+    share.run(
+        'UPDATE asset SET "stackId" = %(stack)s WHERE id IN (%(plain)s, %(plain_copy)s)', stack=stack, **share.ids
+    )
+
+
+def add_face(share: Share, **values: Any) -> None:
+    share.insert("asset_face", id=uuid4(), assetId=share.ids["plain_copy"], sourceType="machine-learning", **values)
+
+
+def give_face_away(share: Share) -> None:
+    own = uuid4()
+    share.insert("person", id=own, ownerId=share.target_user, name="Dana")
+    share.run('UPDATE asset_face SET "personId" = %(own)s WHERE id = %(face_copy)s', own=own, **share.ids)
+
+
+def map_face(share: Share) -> None:
+    share.insert(
+        "_face_sync_face_map",
+        source_face_id=uuid4(), target_face_id=uuid4(), target_asset_id=share.ids["copy"],
+        target_user_id=share.target_user,
+    )  # fmt: skip
+
+
+def lose_mirror(share: Share) -> None:
+    Path(share.mirror_thumbnail).unlink()
+    share.run("DELETE FROM _face_sync_person_map")
+    share.run("DELETE FROM person WHERE id = %(mirror)s", **share.ids)
+
+
+def add_mirror(*, there: bool) -> Do:
+    def do(share: Share) -> None:
+        mirror = uuid4()
+        if there:
+            share.insert("person", id=mirror, ownerId=share.target_user, name="Nobody")
+        share.insert(
+            "_face_sync_person_map",
+            source_person_id=uuid4(), target_person_id=mirror, source_user_id=share.source_user,
+            target_user_id=share.target_user,
+        )  # fmt: skip
+
+    return do
+
+
+def rewrite_thumbnail(how: Callable[[str, Path], object]) -> Do:
+    def do(share: Share) -> None:
+        mirror = Path(share.mirror_thumbnail)
+        mirror.unlink()
+        how(share.generated("thumbs", share.source_user, share.person, ".jpeg"), mirror)
+
+    return do
+
+
+def rename_thumbnail(share: Share) -> None:
+    moved = Path(share.mirror_thumbnail).rename(share.mirror_thumbnail + ".jpg")
+    share.run('UPDATE person SET "thumbnailPath" = %(path)s WHERE id = %(mirror)s', path=str(moved), **share.ids)
+
+
+def empty_thumbnail(share: Share) -> None:
+    Path(share.mirror_thumbnail).unlink()
+    share.run("UPDATE person SET \"thumbnailPath\" = '' WHERE id = %(mirror)s", **share.ids)
+
+
+def relink(how: Callable[[Path], object]) -> Do:
+    def do(share: Share) -> None:
+        original(share).unlink()
+        how(original(share))
+
+    return do
+
+
+def lead_links_into_media(share: Share) -> None:
+    folder = original(share).parent
+    moved = shutil.move(folder, share.roots.media / "links")
+    folder.symlink_to(moved)
+
+
+def of_copy(table: str, change: str) -> Do:
+    return run(f'UPDATE {table} SET {change} WHERE "assetId" = %(copy)s')
+
+
+def of_asset(change: str, copy: str = "plain_copy") -> Do:
+    return run(f"UPDATE asset SET {change} WHERE id = %({copy})s")
+
+
+def missing_and_extra(table: str, *also: str) -> list[Break]:
+    """Return the breaks of a table that has rows for the photo: none for the copy, none for the source."""
+    return [
+        Break(f"{table}.missing", run(f'DELETE FROM {table} WHERE "assetId" = %(copy)s'), frozenset(also), (table,)),
+        Break(f"{table}.extra", run(f'DELETE FROM {table} WHERE "assetId" = %(photo)s'), needs=(table,)),
+    ]
+
+
+def job_mark(work: str, column: str) -> Break:
+    also = frozenset({"asset_job_status.column"})
+    return Break(f"ml.{work}", of_copy("asset_job_status", f'"{column}" = NULL'), also, ("asset_job_status", column))
+
+
+PERSON = ("asset_face", "personId")
+MARKS = ("ml.metadata", "ml.faces", "ml.duplicates")
+BREAKS = [
+    # Which sources
+    Break("source.uncopied", lambda share: share.add_asset("new.jpg")),
+    Break("failed", fail_source),
+    Break("source.missing", run("DELETE FROM asset WHERE id = %(plain)s")),
+    Break("source.owner", of_asset('"ownerId" = %(target_user)s', "plain")),
+    Break("source.prefix", of_asset("\"originalPath\" = '/elsewhere/plain.jpg'", "plain")),
+    Break("source.prefix", of_asset('"isExternal" = false', "plain"), where="of an upload"),
+    Break("source.prefix", of_asset('"libraryId" = %(source_library)s', "upload"), where="of a library"),
+    Break("source.path", share_unsafe_path),
+    Break("source.copy", share_copy_of_copy),
+    Break("source.trashed", of_asset("\"deletedAt\" = now(), status = 'trashed'", "plain")),
+    Break("source.trashed", of_asset("status = 'deleted'", "plain"), where="for good"),
+    Break("source.offline", of_asset('"isOffline" = true, "deletedAt" = now()', "plain")),
+    Break("source.locked", of_asset("visibility = 'locked'", "plain")),
+    Break("source.hidden", of_asset("visibility = 'hidden'", "plain")),
+    Break("source.library", run('UPDATE library SET "deletedAt" = now() WHERE id = %(source_library)s')),
+    # Nothing lost, nothing double
+    Break("map.orphan", add_intent),
+    Break("asset.orphan", add_row(doubled=False)),
+    Break("copy.duplicate", add_row(doubled=True)),
+    # The asset's row
+    Break("asset.column", of_asset('"localDateTime" = now()')),
+    Break("asset.ownerId", of_asset('"ownerId" = %(source_user)s'), frozenset({"file.orphan", "original.orphan"})),
+    Break("asset.libraryId", of_asset('"libraryId" = %(source_library)s')),
+    Break("asset.originalPath", move_original),
+    Break("asset.checksum", of_asset("checksum = '\\x00'")),
+    Break("asset.checksumAlgorithm", of_asset("\"checksumAlgorithm\" = 'sha1'"), needs=("asset", "checksumAlgorithm")),
+    Break("asset.isExternal", of_asset('"isExternal" = false')),
+    Break("asset.isOffline", of_asset('"isOffline" = true, "deletedAt" = now()')),
+    Break("asset.deviceId", of_asset("\"deviceId\" = 'phone'"), needs=("asset", "deviceId")),
+    Break("asset.deviceAssetId", of_asset("\"deviceAssetId\" = 'x'"), needs=("asset", "deviceAssetId")),
+    Break("asset.livePhotoVideoId", of_asset('"livePhotoVideoId" = NULL', "copy")),
+    Break("asset.stackId", add_stack),
+    Break(
+        "asset.duplicateId",
+        run(
+            'UPDATE asset SET "duplicateId" = source."duplicateId" FROM asset AS source'
+            " WHERE asset.id = %(copy)s AND source.id = %(photo)s"
+        ),
+    ),
+    Break("asset.visibility", of_asset("visibility = 'timeline'", "motion_copy")),
+    Break("asset.visibility", of_asset("visibility = 'hidden'"), where="of a still"),
+    Break("asset.isEdited", of_asset('"isEdited" = true'), needs=("asset", "isEdited")),
+    Break("asset.fileModifiedAt", of_asset('"fileModifiedAt" = "fileModifiedAt" + interval \'1 ms\'')),
+    Break(
+        "asset.fileModifiedAt",
+        of_asset('"fileModifiedAt" = "fileModifiedAt" + interval \'100 us\''),
+        where="not in milliseconds",
+    ),
+    Break("asset.sidecarPath", of_asset("\"sidecarPath\" = '/photo.xmp'"), needs=("asset", "sidecarPath")),
+    Break("asset.encodedVideoPath", move_encoded_video, needs=("asset", "encodedVideoPath")),
+    # Its children
+    *missing_and_extra("asset_exif"),
+    Break("asset_exif.column", of_copy("asset_exif", "description = 'other'")),
+    Break("asset_exif.livePhotoCID", of_copy("asset_exif", "\"livePhotoCID\" = 'cid'")),
+    Break(
+        "asset_exif.lockedProperties",
+        of_copy("asset_exif", "\"lockedProperties\" = '{orientation,rating}'"),
+        needs=("asset_exif", "lockedProperties"),
+        where="with an XMP",
+    ),
+    Break(
+        "asset_exif.lockedProperties",
+        run('UPDATE asset_exif SET "lockedProperties" = \'{rating}\' WHERE "assetId" = %(plain_copy)s'),
+        needs=("asset_exif", "lockedProperties"),
+        where="without an XMP",
+    ),
+    *missing_and_extra("asset_job_status", *MARKS),
+    Break("asset_job_status.column", of_copy("asset_job_status", '"facesRecognizedAt" = now()')),
+    *missing_and_extra("smart_search", "ml.clip"),
+    Break("smart_search.column", of_copy("smart_search", "embedding = (embedding::text::vector) * embedding")),
+    *missing_and_extra("ocr_search"),
+    Break("ocr_search.column", of_copy("ocr_search", "text = 'other'"), needs=("ocr_search",)),
+    *missing_and_extra("asset_video"),
+    Break("asset_video.column", of_copy("asset_video", "bitrate = 9"), needs=("asset_video",)),
+    *missing_and_extra("asset_audio"),
+    Break("asset_audio.column", of_copy("asset_audio", "bitrate = 9"), needs=("asset_audio",)),
+    *missing_and_extra("asset_keyframe"),
+    Break("asset_keyframe.column", of_copy("asset_keyframe", "pts = '{7}'"), needs=("asset_keyframe",)),
+    *missing_and_extra("asset_ocr"),
+    Break("asset_ocr.column", of_copy("asset_ocr", '"textScore" = 0.1'), needs=("asset_ocr",)),
+    *missing_and_extra("asset_edit"),
+    Break("asset_edit.column", of_copy("asset_edit", "parameters = '{}'"), needs=("asset_edit",)),
+    *(
+        Break(
+            f"{table}.id",
+            run(
+                f"UPDATE {table} SET id = '{ODD_ID.format(0)}'"
+                f' WHERE id = (SELECT id FROM {table} WHERE "assetId" = %(copy)s LIMIT 1)'
+            ),
+            needs=(table,),
+        )
+        for table in ("asset_file", "asset_ocr", "asset_edit")
+    ),
+    # Its files
+    Break(
+        "asset_file.missing",
+        both(remove_file("fullsize"), run("DELETE FROM asset_file WHERE \"assetId\" = %(copy)s AND type = 'fullsize'")),
+    ),
+    Break("asset_file.extra", add_fullsize),
+    Break("asset_file.column", of_copy("asset_file", '"isProgressive" = false'), needs=("asset_file", "isProgressive")),
+    Break(
+        "asset_file.sidecar",
+        lambda share: share.insert("asset_file", assetId=share.ids["copy"], type="sidecar", path="/photo.xmp"),
+    ),
+    Break("asset_file.path", move_preview),
+    Break("file.missing", remove_file("preview")),
+    Break("file.content", replace_file("preview", False, lambda _, copy: write(copy, "x"))),
+    Break("file.inode", replace_file("preview", False, shutil.copyfile), where="of a file to share"),
+    Break(
+        "file.inode",
+        replace_file("preview", True, os.link),
+        needs=("asset_file", "isEdited"),
+        where="of an edited file",
+    ),
+    Break("file.orphan", lambda s: write(f"{s.roots.media}/thumbs/{s.target_user}/ab/cd/x.jpeg", "x")),
+    Break("file.orphan", lambda s: write(f"{s.roots.media}/encoded-video/{s.target_user}/x.mp4", "x"), where="video"),
+    # Its original
+    Break("original.link", relink(lambda path: None), where="missing"),
+    Break("original.link", relink(lambda path: path.symlink_to("/elsewhere")), where="elsewhere"),
+    Break("original.link", relink(lambda path: write(path, "original of plain.jpg")), where="a file"),
+    Break("original.media", lead_links_into_media),
+    Break("original.orphan", lambda share: original(share, "stray.jpg").symlink_to("/elsewhere")),
+    # Faces
+    Break("asset_face.missing", run("DELETE FROM asset_face WHERE id = %(manual_copy)s"), needs=PERSON),
+    Break("asset_face.extra", run('UPDATE asset_face SET "deletedAt" = now() WHERE id = %(manual)s')),
+    Break(
+        "asset_face.extra",
+        run("UPDATE asset_face SET \"sourceType\" = 'machine-learning' WHERE id = %(manual)s"),
+        where="unassigned",
+    ),
+    Break("asset_face.asset", run('UPDATE asset_face SET "assetId" = %(plain_copy)s WHERE id = %(manual_copy)s')),
+    Break("asset_face.column", run('UPDATE asset_face SET "boundingBoxX1" = 5 WHERE id = %(face_copy)s')),
+    Break("asset_face.person", give_face_away, needs=PERSON),
+    Break("face_search.missing", run('DELETE FROM face_search WHERE "faceId" = %(face_copy)s'), needs=PERSON),
+    Break(
+        "face_search.extra",
+        lambda share: share.insert("face_search", faceId=share.ids["manual_copy"], embedding=EMBEDDING),
+        needs=PERSON,
+    ),
+    Break(
+        "face_search.column",
+        run('UPDATE face_search SET embedding = embedding * embedding WHERE "faceId" = %(face_copy)s'),
+        needs=PERSON,
+    ),
+    Break("face_map.orphan", map_face),
+    # People
+    Break("person.missing", lose_mirror, needs=PERSON),
+    *(
+        Break("person.column", run(f"UPDATE person SET {change} WHERE id = %(mirror)s"), needs=PERSON, where=change)
+        for change in ("name = 'Clara'", '"birthDate" = NULL', '"isHidden" = false', "color = NULL")
+    ),
+    Break(
+        "person.ownerId",
+        run('UPDATE person SET "ownerId" = %(source_user)s WHERE id = %(mirror)s'),
+        frozenset({"file.orphan"}),
+        PERSON,
+    ),
+    *(
+        Break(
+            "person.faceAssetId",
+            run(f'UPDATE person SET "faceAssetId" = {face} WHERE id = %(mirror)s'),
+            needs=PERSON,
+            where=face,
+        )
+        for face in ("NULL", "%(face)s", "%(manual_copy)s")
+    ),
+    Break("person.thumbnailPath", rename_thumbnail, needs=PERSON),
+    Break("ml.person_thumbnails", empty_thumbnail, frozenset({"person.thumbnailPath"}), PERSON),
+    Break("person.thumbnail.missing", rewrite_thumbnail(lambda source, path: None), needs=PERSON),
+    Break("person.thumbnail.content", rewrite_thumbnail(lambda source, path: write(path, "x")), needs=PERSON),
+    Break("person.thumbnail.inode", rewrite_thumbnail(os.link), needs=PERSON),
+    Break("person.empty", add_mirror(there=True), needs=PERSON),
+    Break("person_map.orphan", add_mirror(there=False), needs=PERSON),
+    # What Immich would do again
+    Break("ml.thumbnails", of_asset("thumbhash = NULL"), frozenset({"asset.column"})),
+    job_mark("metadata", "metadataExtractedAt"),
+    job_mark("faces", "facesRecognizedAt"),
+    job_mark("ocr", "ocrAt"),
+    job_mark("duplicates", "duplicatesDetectedAt"),
+    Break("ml.recognition", add_face),
+]
+
+
+def on_fitting_releases() -> list[object]:
+    """Return each break on each release that has what it breaks."""
+    return [
+        pytest.param(release, wrong, id=f"{wrong}-{release}")
+        for wrong in BREAKS
+        for release in RELEASES
+        if wrong.fits(release)
+    ]
+
+
+async def judged(share: Share, conn: psycopg.AsyncConnection[Any], **options: Any) -> Report:
+    return await verify(conn, share.jobs, share.roots.media, **options)
+
+
+def rules(report: Report) -> set[str]:
+    return {difference.rule for difference in report.differences}
+
+
+@on_releases
+async def test_a_right_share_has_no_differences(share: Share, conn: psycopg.AsyncConnection[Any]) -> None:
+    report = await judged(share, conn)
+
+    assert report.differences == ()
+    assert report.ok
+    assert (report.copies, report.sources, report.waiting) == (4, 6, 1)
+    assert report.rows["asset"] == report.rows["asset_exif"] == 4
+    assert report.rows["face_search"] == (0 if share.groups else 1)
+    assert report.rows["person"] == 1
+
+
+@pytest.mark.parametrize(("database", "wrong"), on_fitting_releases(), indirect=["database"])
+async def test_one_thing_wrong_is_told_by_its_rule(
+    share: Share, conn: psycopg.AsyncConnection[Any], wrong: Break
+) -> None:
+    wrong.do(share)
+
+    report = await judged(share, conn)
+
+    also = wrong.also
+    if wrong.rule == "asset_job_status.missing" and share.has("asset_job_status", "ocrAt"):
+        also |= {"ml.ocr"}
+    assert rules(report) == {wrong.rule} | also, render(report)
+    assert all(difference.job in {"photos", "uploads"} for difference in report.differences)
+    assert all(difference.detail for difference in report.differences)
+
+
+@on_releases
+async def test_ids_that_the_api_refuses(database: str, roots: Roots, conn: psycopg.AsyncConnection[Any]) -> None:
+    odd = [UUID(ODD_ID.format(number)) for number in range(3)]
+    with psycopg.connect(database, autocommit=True) as made_with:
+        wipe(made_with)
+        share = Share(made_with, roots, copy_id=odd[0], face_id=odd[1], mirror_id=odd[2])
+        expected = {"asset.id", "asset_face.id"} | (set() if share.groups else {"person.id"})
+
+        assert rules(await judged(share, conn)) == expected
+
+
+@on_releases
+async def test_what_belongs_to_the_target_user_is_left_to_them(
+    share: Share, conn: psycopg.AsyncConnection[Any]
+) -> None:
+    """Favourite, archive, stack, trash (with the guard's offline mark), faces, and an XMP of their own."""
+    copy = share.ids["plain_copy"]
+    stack = uuid4()
+    share.insert("stack", id=stack, primaryAssetId=copy, ownerId=share.target_user)
+    share.run(
+        'UPDATE asset SET "isFavorite" = true, visibility = \'archive\', "stackId" = %(stack)s WHERE id = %(id)s',
+        stack=stack, id=copy,
+    )  # fmt: skip
+    share.run(
+        'UPDATE asset SET "deletedAt" = now(), status = \'trashed\', "isOffline" = true WHERE id = %(copy)s',
+        **share.ids,
+    )
+    person = uuid4()
+    if not share.groups:
+        share.insert("person", id=person, ownerId=share.target_user, name="Dana")
+        add_face(share, personId=person)
+        share.run('UPDATE person SET "isFavorite" = true WHERE id = %(mirror)s', **share.ids)
+    xmp = f"{original(share)}.xmp"
+    write(xmp, "<xmp/>")
+    if share.has("asset", "sidecarPath"):
+        share.run('UPDATE asset SET "sidecarPath" = %(xmp)s WHERE id = %(id)s', xmp=xmp, id=copy)
+    else:
+        share.insert("asset_file", assetId=copy, type="sidecar", path=xmp)
+
+    assert (await judged(share, conn)).differences == ()
+
+
+async def test_copies_of_files_where_hard_links_cannot_be(share: Share, conn: psycopg.AsyncConnection[Any]) -> None:
+    for path in (share.roots.media / "thumbs" / str(share.target_user)).rglob("*.*"):
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content)
+
+    assert (await judged(share, conn)).differences == ()
+
+
+async def test_a_target_prefix_that_leads_to_the_source_needs_no_links(
+    share: Share, conn: psycopg.AsyncConnection[Any]
+) -> None:
+    prefix = Path(share.external.target_path_prefix)
+    shutil.rmtree(prefix)
+    prefix.symlink_to(share.external.source_path_prefix)
+
+    assert (await judged(share, conn)).differences == ()
+
+
+async def test_an_upload_that_leads_out_of_the_media_root(
+    share: Share, conn: psycopg.AsyncConnection[Any], tmp_path: Path
+) -> None:
+    upload = share.roots.media / "upload" / str(share.source_user) / "ab" / "cd" / "abcd.jpg"
+    shutil.move(upload, tmp_path / "secret.jpg")
+    upload.symlink_to(tmp_path / "secret.jpg")
+
+    assert rules(await judged(share, conn)) == {"source.path"}
+
+
+async def test_a_source_without_its_file_waits(share: Share, conn: psycopg.AsyncConnection[Any]) -> None:
+    source = fail_source(share, reason="the original is not there")
+    Path(share.external.source_path_prefix, "2024", "bad.jpg").unlink()
+    # The intent to copy it may stay on record with the failure.
+    share.insert(
+        "_face_sync_asset_map",
+        source_asset_id=source, target_asset_id=uuid4(), source_user_id=share.source_user,
+        target_user_id=share.target_user,
+    )  # fmt: skip
+
+    report = await judged(share, conn)
+
+    assert report.differences == ()
+    assert report.waiting == 2
+
+
+@pytest.mark.parametrize("database", ["2.0.0", "3.0.3"], indirect=True)
+@pytest.mark.parametrize("lacking", ["smart_search", "facial_recognition", "ocr"])
+async def test_machine_learning_is_waited_for_while_it_may_come(
+    share: Share, conn: psycopg.AsyncConnection[Any], lacking: str
+) -> None:
+    if lacking == "ocr" and not share.has("asset_job_status", "ocrAt"):
+        pytest.skip("this release reads no text")
+    source = share.add_asset("new.jpg", createdAt=MODIFIED)
+    share.run(
+        {
+            "smart_search": 'DELETE FROM smart_search WHERE "assetId" = %(id)s',
+            "facial_recognition": 'UPDATE asset_job_status SET "facesRecognizedAt" = NULL WHERE "assetId" = %(id)s',
+            "ocr": 'UPDATE asset_job_status SET "ocrAt" = NULL WHERE "assetId" = %(id)s',
+        }[lacking],
+        id=source,
+    )
+    share.run("UPDATE asset SET \"createdAt\" = now() - interval '1 hour' WHERE id = %(id)s", id=source)
+    everything = Features(smart_search=True, facial_recognition=True, ocr=True)
+
+    waiting = await judged(share, conn, features=everything, ml_wait=7200)
+    late = await judged(share, conn, features=everything, ml_wait=1800)
+    off = await judged(share, conn, features=replace(everything, **{lacking: False}), ml_wait=7200)
+
+    assert (rules(waiting), waiting.waiting) == (set(), 2)
+    assert rules(late) == {"source.uncopied"}
+    assert rules(off) == {"source.uncopied"}
+
+
+async def test_both_parts_of_a_live_photo_come_together(share: Share, conn: psycopg.AsyncConnection[Any]) -> None:
+    motion = share.add_asset("new.mov", visibility="hidden", thumbhash=None)
+    still = share.add_asset("new.jpg", livePhotoVideoId=motion)
+    share.run('UPDATE asset_job_status SET "metadataExtractedAt" = NULL WHERE "assetId" = %(id)s', id=motion)
+    before = await judged(share, conn)
+    share.run('UPDATE asset_job_status SET "metadataExtractedAt" = now() WHERE "assetId" = %(id)s', id=motion)
+    after = await judged(share, conn)
+    share.copy(still, share.external, uuid4())
+    still_only = await judged(share, conn)
+
+    assert (rules(before), before.waiting) == (set(), 3)
+    assert [d.source_asset_id for d in after.differences] == [still]
+    assert [(d.rule, d.source_asset_id) for d in still_only.differences] == [("source.uncopied", motion)]
+
+
+async def test_verify_writes_nothing_and_leaves_no_transaction(
+    share: Share, conn: psycopg.AsyncConnection[Any]
+) -> None:
+    await judged(share, conn)
+
+    await conn.execute('UPDATE asset SET "isFavorite" = true')  # not read-only any more
+    async with conn.transaction():
+        await conn.execute("SELECT 1")
+        with pytest.raises(ValueError, match="in no transaction"):
+            await judged(share, conn)
+
+
+async def test_a_database_without_our_tables_is_named(immich: ImmichDatabase, roots: Roots) -> None:
+    async with await psycopg.AsyncConnection.connect(immich.conninfo, autocommit=True) as conn:
+        with pytest.raises(ValueError, match=r"no table _face_sync_asset_map.*listener run"):
+            await verify(conn, [], roots.media)
+
+
+def test_a_report_reads_as_text() -> None:
+    source, target = uuid4(), uuid4()
+    wrong = Difference("asset.column", "photos", source, target, "width")
+    lost = Difference("file.orphan", "photos", None, None, "/data/thumbs/x belongs to no row")
+    good = Report((), copies=3, sources=4, waiting=1, rows={"asset": 3, "asset_ocr": 0})
+    bad = Report((wrong, lost, lost), copies=3, sources=4, waiting=1, rows={})
+
+    assert render(good) == "ok: 3 copies of 4 shared photos and videos, 1 waiting\nrows of copies: asset 3"
+    assert render(bad, limit=2).splitlines() == [
+        "3 differences: 3 copies of 4 shared photos and videos, 1 waiting",
+        "       1 asset.column",
+        "       2 file.orphan",
+        f"asset.column  job photos  source {source} copy {target}  width",
+        "file.orphan  job photos  source - copy -  /data/thumbs/x belongs to no row",
+        "… and 1 more",
+    ]
