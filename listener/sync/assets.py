@@ -16,9 +16,10 @@ from listener.database import Connection, query, writing
 from listener.immich.catalog import Catalog
 from listener.immich.layout import path_checksum
 from listener.settings import Job
+from listener.sync.extras import Extras
 from listener.sync.people import People, Person
 from listener.sync.plan import Source, batch_params, job_params
-from listener.sync.rules import ASSET, child_statements, file_rule, parts
+from listener.sync.rules import ASSET, LOCKABLE, child_statements, file_rule, noted_exif, parts
 
 # pg_temp.ahead() stamps three seconds ahead; half a second is left for the commit.
 TRANSACTION_SECONDS = 2.5
@@ -59,6 +60,8 @@ class Rows:
     delete_files: sql.Composed
     upsert_files: sql.Composed
     people: People
+    extras: Extras
+    note_base: sql.Composed | None
 
     @classmethod
     def compose(cls, catalog: Catalog) -> "Rows":
@@ -71,23 +74,41 @@ class Rows:
                 columns=asset.columns, values=asset.values, changes=asset.changes, differs=asset.differs
             ),
             children=child_statements(catalog),
-            delete_files=query("rows", "delete_files").format(same=sql.SQL(rule.same)),
+            delete_files=query("rows", "delete_files").format(same=sql.SQL(rule.same), ours=sql.SQL(rule.ours)),
             upsert_files=query("rows", "upsert_files").format(
                 columns=file.columns, values=file.values, key=file.key, changes=file.changes, differs=file.differs
             ),
             people=People.compose(catalog),
+            extras=Extras.compose(catalog),
+            note_base=_note_base(catalog),
         )
 
     async def write(
-        self, connection: Connection, job: Job, copies: Sequence[WantedCopy], people: Sequence[Person]
+        self,
+        connection: Connection,
+        job: Job,
+        copies: Sequence[WantedCopy],
+        people: Sequence[Person],
+        *,
+        album: UUID | None,
+        own_sidecars: bool,
     ) -> "Written":
-        """Write the rows of these copies. Raises psycopg.Error, or TooSlowError; then nothing was written."""
+        """Write the rows of these copies. Raises psycopg.Error, or TooSlowError; then nothing was written.
+
+        album: where the copies belong, if it can be used. own_sidecars: an XMP beside a copy is its user's, since
+        copies have links of their own.
+        """
         sources = [copy.source for copy in copies]
         files = [(copy.source.target_id, file) for copy in copies for file in copy.files]
         params = {
             **job_params(job),
             **batch_params(sources),
             "job": job.name,
+            "album": album,
+            "own_sidecars": own_sidecars,
+            "lockable": list(LOCKABLE),
+            "own_edits": [source.target_id for source in sources if source.own_edits],
+            "own_dates": [source.target_id for source in sources if source.own_date],
             "originals": [copy.path for copy in copies],
             "checksums": [path_checksum(copy.path) for copy in copies],
             "modified": [_to_millisecond(copy.modified_ns) for copy in copies],
@@ -108,6 +129,9 @@ class Rows:
                 await self.people.write(connection, job, sources, people)
                 named = await connection.execute(query("rows", "named_files"), params)
                 await connection.execute(query("rows", "finish"), params)
+                if self.note_base is not None:
+                    await connection.execute(self.note_base, params)
+                await self.extras.write(connection, job, params)
                 await connection.execute(query("rows", "recovered"), params)
             if time.monotonic() - started > TRANSACTION_SECONDS:
                 raise TooSlowError(f"writing {len(copies)} copies took over {TRANSACTION_SECONDS} s")
@@ -116,6 +140,14 @@ class Rows:
                 frozenset(row[0] for row in await dropped.fetchall()),
                 frozenset(row[0] for row in await named.fetchall()) | {copy.encoded or "" for copy in copies},
             )
+
+
+def _note_base(catalog: Catalog) -> sql.Composed | None:
+    """Before Immich 2.4 nothing tells a user's change of a copy from a metadata refresh: nothing is noted."""
+    if not catalog.has("asset_exif", "lockedProperties"):
+        return None
+    edits = query("rows", "noted_edits") if catalog.has("asset_edit") else sql.SQL("'[]'::jsonb")
+    return query("rows", "note_base").format(noted_exif=noted_exif(catalog), noted_edits=edits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,12 @@ class People:
         self, connection: Connection, job: Job, sources: Sequence[Source], people: Sequence[Person]
     ) -> None:
         """Make and mend the faces of these copies and the people they need. Part of a serialised transaction."""
-        params = {**job_params(job), **batch_params(sources), **_person_arrays(people)}
+        params = {
+            **job_params(job),
+            **batch_params(sources),
+            **_person_arrays(people),
+            "own_edits": [source.target_id for source in sources if source.own_edits],
+        }
         await connection.execute(self.delete_faces, params)
         if self.groups is not None:
             await connection.execute(self.groups, params)
@@ -186,9 +191,8 @@ def _face_rule(groups: bool) -> Rule:
     }
     if groups:
         # In a shared group the source's face stands for both: an equal embedding would vote twice.
-        values["sourceType"] = (
-            f'(CASE WHEN source.new_person = source."{person}" THEN \'manual\' ELSE source."sourceType"::text END)::sourcetype'
-        )
+        values["sourceType"] = f"""(CASE WHEN source.new_person = source."{person}" THEN 'manual'
+                                         ELSE source."sourceType"::text END)::sourcetype"""
     return Rule(
         key=("id",),
         values=values,
@@ -196,6 +200,9 @@ def _face_rule(groups: bool) -> Rule:
         own=frozenset({"deletedAt", "updateId"}),
         mend={
             person: f"""CASE WHEN mine."{person}" IS NULL OR mine."{person}" IS NOT DISTINCT FROM {_BASE_PERSON}
-                 THEN excluded."{person}" ELSE mine."{person}" END"""
+                 THEN excluded."{person}" ELSE mine."{person}" END""",
+            # Faces that the target's own crop hides (2.5+).
+            "isVisible": """CASE WHEN mine."assetId" = ANY(%(own_edits)s) THEN mine."isVisible"
+                                 ELSE excluded."isVisible" END""",
         },
     )

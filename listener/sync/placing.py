@@ -90,6 +90,7 @@ class Placer:
             return [
                 self.layout.copy_file(file.path, source.id, source.target_id, job.target_user_id, file.kind)
                 for file in files
+                if not (file.edited and source.own_edits)
             ]
         except RefusedPathError:
             return []  # placing refuses it, with words
@@ -107,7 +108,7 @@ class Placer:
             if copy.source.begun:
                 for folder in self.layout.folders_of(copy.source.target_id, job.target_user_id):
                     with contextlib.suppress(FileNotFoundError):
-                        found = {str(folder / name) for name in os.listdir(folder) if name.startswith(id_)}
+                        found = {str(path) for path in folder.iterdir() if path.name.startswith(id_)}
                         gone |= found - written.named
             if gone:
                 self.metrics.files.labels(how="removed").inc(remove_files(self.layout, (), id_, tuple(gone)))
@@ -117,7 +118,9 @@ class Placer:
         modified_ns = links.modified_ns(str(source.original))
         # Edited files are the target user's to edit again: never one inode with the source's.
         placed = tuple(
-            PlacedFile(file.id, self._file(job, source, file.path, file.kind, shared=not file.edited)) for file in files
+            PlacedFile(file.id, self._file(job, source, file.path, file.kind, shared=not file.edited))
+            for file in files
+            if not (file.edited and source.own_edits)
         )
         encoded = source.encoded
         if encoded:

@@ -15,6 +15,8 @@ from listener.immich.api import Features
 from listener.immich.catalog import Catalog
 from listener.settings import Job
 
+REMOVED_BY_TARGET = "removed by target"
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -22,7 +24,8 @@ class Source:
 
     waiting: what Immich has not done yet, None when the asset is ready. made: the copy's row is there.
     mapped: it was made once. begun: files of it may be there. encoded: the source's encodedVideoPath (up to 2.5).
-    skipped: why it must not be made.
+    skipped: why it was not made so far. own_edits, own_date: its user has edited the copy's picture, or its date.
+    double_id, double_reason: the target's own photo that a new copy would double.
     """
 
     id: UUID
@@ -36,6 +39,10 @@ class Source:
     copy_original: str | None
     encoded: str | None
     skipped: str | None
+    own_edits: bool
+    own_date: bool
+    double_id: UUID | None
+    double_reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +68,13 @@ class Planner:
         """Compose the statements from what this Immich has."""
         ocr = query("plan", "ocr_missing") if catalog.has("asset_job_status", "ocrAt") else sql.SQL("false")
         encoded = sql.SQL('source."encodedVideoPath"' if catalog.has("asset", "encodedVideoPath") else "NULL")
+        own_edits = query("plan", "own_edits") if catalog.has("asset_edit") else sql.SQL("false")
+        own_date = query("plan", "own_date") if catalog.has("asset_exif", "lockedProperties") else sql.SQL("false")
         edited = sql.SQL('file."isEdited"' if catalog.has("asset_file", "isEdited") else "false")
         return cls(
-            query("plan", "sources").format(ocr_missing=ocr, encoded_video=encoded),
+            query("plan", "sources").format(
+                ocr_missing=ocr, encoded_video=encoded, own_edits=own_edits, own_date=own_date
+            ),
             query("plan", "files").format(is_edited=edited),
         )
 
@@ -79,6 +90,8 @@ class Planner:
                 "ids": list(ids),
                 "uploads": job.kind == "uploads",
                 "source_prefix": job.source_path_prefix,
+                "remove_copies": job.remove_copies,
+                "duplicates": job.duplicates,
                 "ml_wait": ml_wait,
                 "smart_search": features.smart_search,
                 "faces": features.facial_recognition,
@@ -106,6 +119,49 @@ def job_params(job: Job) -> dict[str, object]:
 def batch_params(sources: Sequence[Source]) -> dict[str, object]:
     """Return the arrays that name a batch: source ids and copy ids, in the same order."""
     return {"sources": [source.id for source in sources], "targets": [source.target_id for source in sources]}
+
+
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """The sources of a batch, by what is to be done with them."""
+
+    copy: tuple[Source, ...]
+    remove: tuple[Source, ...]
+    respect: tuple[Source, ...]
+    skip: tuple[Source, ...]
+    unskip: tuple[Source, ...]
+    wait: tuple[Source, ...]
+
+
+def sort(sources: Sequence[Source], job: Job) -> Sorted:
+    """Decide what is to be done with each source, from the rows alone.
+
+    A copy that was made and is no more was deleted by its user, and is respected. One that would double a photo
+    of theirs is skipped, until that one goes.
+    """
+    lists: dict[str, list[Source]] = {name: [] for name in ("copy", "remove", "respect", "skip", "unskip", "wait")}
+    for source in sources:
+        if not source.qualifies:
+            if _belongs(source, job):
+                lists["remove"].append(source)
+        elif source.skipped == REMOVED_BY_TARGET:
+            continue
+        elif source.mapped and not source.made:
+            lists["respect"].append(source)
+        elif source.double_id is not None:
+            lists["skip"].append(source)
+        else:
+            if source.skipped is not None:
+                lists["unskip"].append(source)
+            lists["copy" if source.made or source.waiting is None else "wait"].append(source)
+    return Sorted(**{name: tuple(found) for name, found in lists.items()})
+
+
+def _belongs(source: Source, job: Job) -> bool:
+    """Tell whether there is something of this job's to remove: a copy below its prefix, or a begun one."""
+    if source.copy_original is not None:
+        return source.copy_original.startswith(job.target_path_prefix + "/")
+    return source.begun or (source.mapped and not source.made)
 
 
 def by_source(files: Sequence[SourceFile]) -> dict[UUID, list[SourceFile]]:

@@ -11,7 +11,7 @@ original. After a crash at any point the key does the rest.
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID
 
@@ -24,11 +24,11 @@ from listener.immich.layout import Layout
 from listener.ops import logs
 from listener.ops.metrics import Metrics
 from listener.settings import Job
-from listener.sync.assets import Rows, TooSlowError, WantedCopy
+from listener.sync.assets import Rows, TooSlowError, WantedCopy, Written
 from listener.sync.files import FileProblemError, LinkMode, OriginalLinks, remove_files
 from listener.sync.people import Person
 from listener.sync.placing import Failure, Placer
-from listener.sync.plan import Planner, Source, batch_params, by_source, job_params
+from listener.sync.plan import Planner, Sorted, Source, batch_params, by_source, job_params, sort
 from listener.sync.removal import remove
 
 log = logs.get("reconciler")
@@ -36,6 +36,15 @@ log = logs.get("reconciler")
 # Another transaction was in the way: the same again may do.
 _AGAIN = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure, psycopg.errors.LockNotAvailable)
 _ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Copies whose files are in place, the people they need, and the album they go into."""
+
+    copies: Sequence[WantedCopy]
+    people: Sequence[Person]
+    album: UUID | None
 
 
 @dataclass(slots=True)
@@ -61,6 +70,7 @@ class Reconciler:
     metrics: Metrics
     features: Features
     ml_wait: float
+    limited: logs.Limited
 
     @classmethod
     def compose(
@@ -84,6 +94,7 @@ class Reconciler:
             metrics,
             features,
             ml_wait,
+            logs.Limited(log),
         )
 
     def links(self, job: Job) -> OriginalLinks:
@@ -98,24 +109,17 @@ class Reconciler:
         outcome = Outcome()
         sources = await self.planner.sources(connection, job, ids, self.features, self.ml_wait)
         links = self.links(job)
-        wanted, leaving = [], []
-        for source in sources:
-            if not source.qualifies:
-                if _belongs(source, job):
-                    leaving.append(source)
-            elif source.skipped is not None:
-                continue
-            elif source.mapped and not source.made:
-                await self._respect(connection, job, source)
-            elif source.made or source.waiting is None:
-                wanted.append(source)
-            else:
-                outcome.waiting[source.waiting] += 1
+        todo = sort(sources, job)
+        outcome.waiting.update(source.waiting or "" for source in todo.wait)
         # First what goes: a new source may have taken the path of one that is gone.
-        if leaving:
-            await self._remove(connection, job, links, leaving, outcome)
-        if wanted:
-            await self._copy(connection, job, links, wanted, outcome)
+        if todo.remove:
+            await self._remove(connection, job, links, todo.remove, outcome)
+        if todo.respect:
+            await self._respect(connection, job, todo.respect)
+        if todo.skip or todo.unskip:
+            await self._skip(connection, job, todo)
+        if todo.copy:
+            await self._copy(connection, job, links, todo.copy, outcome)
         if outcome.failed:
             await self._record(connection, job, outcome.failed)
         return outcome
@@ -146,39 +150,36 @@ class Reconciler:
         copies, outcome.failed = await asyncio.to_thread(self.placer.copies, job, links, sources, files)
         if people:
             people, outcome.failed_people = await asyncio.to_thread(self.placer.people, people)
-        await self._write(connection, job, links, copies, people, outcome)
+        album = await self._album(connection, job)
+        await self._write(connection, job, links, _Batch(copies, people, album), outcome)
         await self._drop_empty(connection, job, held | {person.target_id for person in people})
 
+    async def _album(self, connection: Connection, job: Job) -> UUID | None:
+        """Return the job's album if it is there and the target user's own, else say so and go on without."""
+        if job.album_id is None or await self.rows.extras.album_usable(connection, job):
+            return job.album_id
+        self.limited.warning(
+            "the album is not there or not the target user's: copies are made without it. Correct album_id",
+            job=job.name,
+            album=job.album_id,
+        )
+        return None
+
     async def _write(
-        self,
-        connection: Connection,
-        job: Job,
-        links: OriginalLinks,
-        copies: Sequence[WantedCopy],
-        people: Sequence[Person],
-        outcome: Outcome,
+        self, connection: Connection, job: Job, links: OriginalLinks, batch: "_Batch", outcome: Outcome
     ) -> None:
         """Write a batch; where the database refuses it, halve it until the one bad asset stands alone."""
+        copies = batch.copies
         if not copies:
             return
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                written = await self.rows.write(connection, job, copies, people)
-                break
-            except _AGAIN as error:
-                failure = Failure("lock", f"the database was busy: {_words(error)}")
-                if attempt < _ATTEMPTS:
-                    continue
-            except (psycopg.Error, TooSlowError) as error:
-                if connection.closed or connection.broken:
-                    raise
-                failure = Failure("database", f"the database refused the copy: {_words(error)}")
+        written = await self._try(connection, job, links, batch)
+        if isinstance(written, Failure):
             if len(copies) == 1:
-                outcome.failed[copies[0].source.id] = failure
+                outcome.failed[copies[0].source.id] = written
                 return
             middle = len(copies) // 2
-            await self._write(connection, job, links, copies[:middle], people, outcome)
-            await self._write(connection, job, links, copies[middle:], people, outcome)
+            await self._write(connection, job, links, replace(batch, copies=copies[:middle]), outcome)
+            await self._write(connection, job, links, replace(batch, copies=copies[middle:]), outcome)
             return
         outcome.failed |= await asyncio.to_thread(self.placer.originals, links, copies)
         for table, count in written.rows.items():
@@ -189,22 +190,52 @@ class Reconciler:
         outcome.kept += sum(copy.source.made for copy in copies)
         await asyncio.to_thread(self.placer.strays, job, copies, written)
 
+    async def _try(self, connection: Connection, job: Job, links: OriginalLinks, batch: "_Batch") -> Written | Failure:
+        """Write the rows of a batch, again where another transaction was in the way."""
+        failure = Failure("lock", "")
+        for _ in range(_ATTEMPTS):
+            try:
+                return await self.rows.write(
+                    connection, job, batch.copies, batch.people, album=batch.album, own_sidecars=not links.directory
+                )
+            except _AGAIN as error:
+                failure = Failure("lock", f"the database was busy: {_words(error)}")
+            except (psycopg.Error, TooSlowError) as error:
+                if connection.closed or connection.broken:
+                    raise
+                return Failure("database", f"the database refused the copy: {_words(error)}")
+        return failure
+
     async def _remove(
         self, connection: Connection, job: Job, links: OriginalLinks, sources: Sequence[Source], outcome: Outcome
     ) -> None:
         held = await self.rows.people.held(connection, [source.target_id for source in sources])
-        removed = await remove(connection, job, sources, self.layout, links)
+        removed = await remove(connection, job, sources, self.layout, links, self.rows.extras)
         outcome.removed += len(removed.sources)
         outcome.failed |= {id_: Failure("remove", reason) for id_, reason in removed.failed.items()}
         await self._drop_empty(connection, job, held)
 
-    async def _respect(self, connection: Connection, job: Job, source: Source) -> None:
-        """The target user deleted the copy for good: it stays deleted, and what is left of its files goes."""
-        params = {**job_params(job), **batch_params([source])}
+    async def _respect(self, connection: Connection, job: Job, sources: Sequence[Source]) -> None:
+        """The target user deleted these copies for good: they stay deleted."""
+        params = {**job_params(job), **batch_params(sources)}
         async with connection.transaction():
             await connection.execute(query("removal", "respect"), params)
             await connection.execute(query("removal", "forget"), params)
-        log.info("copy was deleted by its user: it is not made again", asset=source.id, job=job.name)
+        for source in sources:
+            log.info("a copy was deleted by its user: it is not made again", asset=source.id, job=job.name)
+
+    async def _skip(self, connection: Connection, job: Job, todo: Sorted) -> None:
+        """Note which sources would double photos of the target user's own, and which do no more."""
+        await connection.execute(
+            query("removal", "skip_doubles"),
+            {
+                **job_params(job),
+                "sources": [source.id for source in todo.skip],
+                "reasons": [source.double_reason for source in todo.skip],
+                "others": [source.double_id for source in todo.skip],
+            },
+        )
+        await connection.execute(query("removal", "unskip"), {**job_params(job), **batch_params(todo.unskip)})
 
     async def _drop_empty(self, connection: Connection, job: Job, candidates: set[UUID]) -> None:
         """Remove mirrored people without a face: first the thumbnail, then the row."""
@@ -237,13 +268,6 @@ class Reconciler:
             log.warning(
                 "photo could not be shared, it is tried again", asset=source_id, job=job.name, reason=failure.text
             )
-
-
-def _belongs(source: Source, job: Job) -> bool:
-    """Tell whether there is something of this job's to remove: a copy below its prefix, or a begun one."""
-    if source.copy_original is not None:
-        return source.copy_original.startswith(job.target_path_prefix + "/")
-    return source.begun or (source.mapped and not source.made)
 
 
 def _words(error: Exception) -> str:

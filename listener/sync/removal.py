@@ -11,6 +11,7 @@ from uuid import UUID
 from listener.database import Connection, fetch, query, writing
 from listener.immich.layout import Layout
 from listener.settings import Job
+from listener.sync.extras import Extras
 from listener.sync.files import FileProblemError, OriginalLinks, remove_files
 from listener.sync.plan import Source, batch_params, job_params
 
@@ -24,7 +25,7 @@ class Removed:
 
 
 async def remove(
-    connection: Connection, job: Job, sources: Sequence[Source], layout: Layout, links: OriginalLinks
+    connection: Connection, job: Job, sources: Sequence[Source], layout: Layout, links: OriginalLinks, extras: Extras
 ) -> Removed:
     """Remove these copies. A copy whose files cannot be removed keeps its rows, to be tried again."""
     targets = [source.target_id for source in sources]
@@ -35,6 +36,8 @@ async def remove(
     gone = [source for source in sources if source.id not in failed]
     params = {**job_params(job), **batch_params(gone), "job": job.name}
     async with writing(connection, job.target_user_id):
+        await connection.execute(query("removal", "respect_trashed"), params)
+        await extras.before(connection, params)
         await connection.execute(query("removal", "delete_copies"), params)
         await connection.execute(query("removal", "forget"), params)
         await connection.execute(query("rows", "recovered"), params)

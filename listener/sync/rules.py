@@ -9,7 +9,7 @@ as it is and ``excluded`` the row as it should be.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import LiteralString
 
 from psycopg import sql
@@ -19,6 +19,13 @@ from listener.immich.catalog import Catalog
 
 _COPY_ID: LiteralString = "pg_temp.copy_id(source.id, %(target_user)s)"
 _AHEAD: LiteralString = "pg_temp.ahead()"
+_OURS_TO_EDIT: LiteralString = "NOT batch.target_id = ANY(%(own_edits)s)"
+# Columns of asset_exif that a user can change and that Immich then locks (2.4+).
+LOCKABLE = ("dateTimeOriginal", "description", "latitude", "longitude", "rating", "tags", "timeZone")
+# Columns that follow from those: the place's names from its coordinates.
+_DERIVED: Mapping[str, str] = {"city": "latitude", "state": "latitude", "country": "latitude"}
+# Does the asset's exif row hold a date that is not the one we wrote? Replaced where there are no locks.
+_OWN_DATE: LiteralString = "mine.id = ANY(%(own_dates)s)"
 # Stamped by Immich's own triggers at every UPDATE; at INSERT the default is right.
 _STAMPED = frozenset({"updatedAt"})
 
@@ -31,13 +38,15 @@ class Rule:
     own: columns that are the target user's from the first moment on; set at insert only.
     mend: column to expression for an existing row, where it is not ``excluded.<column>``.
     same: for rows with ids of their own, when ``mine`` is the copy of ``source``.
+    ours: when a row of the batch is ours to write, and not the target user's own.
     """
 
     key: tuple[str, ...] = ("assetId",)
     values: Mapping[str, LiteralString] = field(default_factory=dict)
     own: frozenset[str] = frozenset()
-    mend: Mapping[str, LiteralString] = field(default_factory=dict)
+    mend: Mapping[str, LiteralString | sql.Composed] = field(default_factory=dict)
     same: LiteralString = "TRUE"
+    ours: LiteralString = "TRUE"
 
 
 ASSET = Rule(
@@ -61,8 +70,10 @@ ASSET = Rule(
         # Groups of duplicates have no owner: the copy would join the source's.
         "duplicateId": "NULL",
         "stackId": "NULL",
-        "isFavorite": "false",
-        "visibility": "(CASE WHEN source.visibility = 'hidden' THEN 'hidden' ELSE 'timeline' END)::asset_visibility_enum",
+        # The target user's from the first moment, as they left it if the copy was there before.
+        "isFavorite": "coalesce(kept.is_favorite, false)",
+        "visibility": """(CASE WHEN source.visibility = 'hidden' THEN 'hidden'
+                               ELSE coalesce(kept.visibility, 'timeline') END)::asset_visibility_enum""",
         "deletedAt": "NULL",
         "status": "'active'",
         "sidecarPath": "NULL",
@@ -72,66 +83,131 @@ ASSET = Rule(
     # isEdited is given with a new row and from then on kept by Immich's triggers on asset_edit.
     own=frozenset({"updateId", "duplicateId", "stackId", "isFavorite", "status", "isEdited"}),
     mend={
-        "visibility": "CASE WHEN 'hidden' IN (excluded.visibility, mine.visibility) THEN excluded.visibility ELSE mine.visibility END",
+        "visibility": """CASE WHEN 'hidden' IN (excluded.visibility, mine.visibility)
+                              THEN excluded.visibility ELSE mine.visibility END""",
         # A library scan took the copy offline: it comes back. What its user trashed stays in the trash.
         "isOffline": "mine.\"isOffline\" AND mine.status <> 'active'",
-        "deletedAt": 'CASE WHEN mine."isOffline" AND mine.status = \'active\' THEN NULL ELSE mine."deletedAt" END',
+        "deletedAt": """CASE WHEN mine."isOffline" AND mine.status = 'active' THEN NULL ELSE mine."deletedAt" END""",
+        # Up to 2.3: where the target's own edits of the copy are kept, beside its link.
+        "sidecarPath": """CASE WHEN %(own_sidecars)s AND mine."sidecarPath" = mine."originalPath" || '.xmp'
+                               THEN mine."sidecarPath" END""",
+        # The target user's own date of the copy moves it in their timeline.
+        **{
+            column: f"""CASE WHEN {_OWN_DATE} THEN mine."{column}" ELSE excluded."{column}" END"""
+            for column in ("fileCreatedAt", "localDateTime")
+        },
+        # The picture is the target user's own once they have edited the copy (2.5+).
+        **{
+            column: f'CASE WHEN mine.id = ANY(%(own_edits)s) THEN mine."{column}" ELSE excluded."{column}" END'
+            for column in ("width", "height", "thumbhash")
+        },
     },
 )
 
-CHILDREN: Mapping[str, Rule] = {
-    "asset_exif": Rule(
-        values={
-            "assetId": "batch.target_id",
-            # Immich pairs live photos by it, per owner and across libraries.
-            "livePhotoCID": "NULL",
-            # The copy has no XMP to read its user's edits from: a refresh must leave these columns alone (2.4+).
-            "lockedProperties": """CASE WHEN EXISTS (SELECT FROM asset_file AS sidecar
+_EXIF = Rule(
+    values={
+        "assetId": "batch.target_id",
+        # Immich pairs live photos by it, per owner and across libraries.
+        "livePhotoCID": "NULL",
+        # The copy has no XMP to read its user's edits from: a refresh must leave these columns alone (2.4+).
+        "lockedProperties": """CASE WHEN EXISTS (SELECT FROM asset_file AS sidecar
                                        WHERE sidecar."assetId" = source."assetId" AND sidecar.type = 'sidecar')
                  THEN ARRAY(SELECT unnest(source."lockedProperties")
-                            UNION SELECT unnest('{dateTimeOriginal,description,latitude,longitude,rating,tags,timeZone}'::varchar[])
-                            ORDER BY 1)
+                            UNION SELECT unnest(%(lockable)s::varchar[]) ORDER BY 1)
                  ELSE source."lockedProperties" END""",
-            "updateId": _AHEAD,
-        },
-        own=frozenset({"updateId"}),
-    ),
+        "updateId": _AHEAD,
+    },
+    own=frozenset({"updateId"}),
+)
+
+
+def exif_rule(catalog: Catalog) -> Rule:
+    """Return the rule of asset_exif: from 2.4 on, what the target user changed on the copy stays theirs.
+
+    Immich locks a changed column until it has written the copy's own XMP. So a value is theirs where it is not
+    the one that we wrote and the column is locked or the copy has an XMP.
+    """
+    if not catalog.has("asset_exif", "lockedProperties"):
+        return _EXIF
+    columns = [column for column in LOCKABLE if catalog.has("asset_exif", column)]
+    mend: dict[str, LiteralString | sql.Composed] = {
+        column: query("rows", "unless_own").format(own=_own_value(of), column=sql.Identifier(column))
+        for column, of in [*((column, column) for column in columns), *_DERIVED.items()]
+    }
+    own_names = [
+        query("rows", "name_if_own").format(own=_own_value(column), name=sql.Literal(column)) for column in columns
+    ]
+    mend["lockedProperties"] = query("rows", "locks").format(own_names=sql.SQL(", ").join(own_names))
+    return replace(_EXIF, mend=mend)
+
+
+def _own_value(column: str) -> sql.Composed:
+    return query("rows", "own_value").format(name=sql.Literal(column), column=sql.Identifier(column))
+
+
+def noted_exif(catalog: Catalog) -> sql.Composed:
+    """Compose the object of values that we wrote into the lockable columns; the target's own keep their old note."""
+    pairs = [
+        query("rows", "noted_value").format(name=sql.Literal(column), column=sql.Identifier(column))
+        for column in LOCKABLE
+        if catalog.has("asset_exif", column)
+    ]
+    return sql.SQL("jsonb_build_object({})").format(sql.SQL(", ").join(pairs))
+
+
+CHILDREN: Mapping[str, Rule] = {
     **{
         table: Rule(values={"assetId": "batch.target_id"})
         for table in ("asset_job_status", "smart_search", "ocr_search", "asset_video", "asset_audio", "asset_keyframe")
     },
-    **{
-        table: Rule(
-            key=("id",),
-            values={"id": _COPY_ID, "assetId": "batch.target_id", "updateId": _AHEAD},
-            own=frozenset({"updateId"}),
-            same=f"{_COPY_ID} = mine.id",
-        )
-        for table in ("asset_ocr", "asset_edit")
-    },
-}
-
-_FILE_VALUES: Mapping[str, LiteralString] = {
-    "id": _COPY_ID,
-    "assetId": "batch.target_id",
-    "path": "batch.path",
-    "updateId": _AHEAD,
+    "asset_ocr": Rule(
+        key=("id",),
+        values={"id": _COPY_ID, "assetId": "batch.target_id", "updateId": _AHEAD},
+        own=frozenset({"updateId"}),
+        # Text that the target's own crop hides.
+        mend={
+            "isVisible": """CASE WHEN mine."assetId" = ANY(%(own_edits)s) THEN mine."isVisible"
+                                 ELSE excluded."isVisible" END"""
+        },
+        same=f"{_COPY_ID} = mine.id",
+    ),
+    "asset_edit": Rule(
+        key=("id",),
+        values={"id": _COPY_ID, "assetId": "batch.target_id", "updateId": _AHEAD},
+        own=frozenset({"updateId"}),
+        same=f"{_COPY_ID} = mine.id",
+        ours=_OURS_TO_EDIT,
+    ),
 }
 
 FACE_SEARCH = Rule(key=("faceId",), values={"faceId": "map.target_face_id"})
 
 
+_OWN_SIDECAR: LiteralString = """%(own_sidecars)s AND mine.path = (
+        SELECT copy."originalPath" || '.xmp' FROM asset AS copy WHERE copy.id = mine."assetId")"""
+
+
 def file_rule(catalog: Catalog) -> Rule:
-    """Return the rule of asset_file: one row for each type; from 2.5 on edited files have rows of their own."""
-    own = frozenset({"id", "updateId"})
-    if catalog.has("asset_file", "isEdited"):
-        return Rule(
-            key=("assetId", "type", "isEdited"),
-            values=_FILE_VALUES,
-            own=own,
-            same='source.type = mine.type AND source."isEdited" = mine."isEdited"',
-        )
-    return Rule(key=("assetId", "type"), values=_FILE_VALUES, own=own, same="source.type = mine.type")
+    """Return the rule of asset_file: one row for each type; from 2.5 on edited files have rows of their own.
+
+    ``ours`` is about a copy's row here. Its sidecar is the target's own where it lies beside the copy's link.
+    """
+    rule = Rule(
+        key=("assetId", "type"),
+        values={"id": _COPY_ID, "assetId": "batch.target_id", "path": "batch.path", "updateId": _AHEAD},
+        own=frozenset({"id", "updateId"}),
+        same="source.type <> 'sidecar' AND source.type = mine.type",
+        ours=f"CASE WHEN mine.type = 'sidecar' THEN NOT ({_OWN_SIDECAR}) ELSE true END",
+    )
+    if not catalog.has("asset_file", "isEdited"):
+        return rule
+    return replace(
+        rule,
+        key=("assetId", "type", "isEdited"),
+        same=rule.same + ' AND source."isEdited" = mine."isEdited"',
+        ours=f"""CASE WHEN mine.type = 'sidecar' THEN NOT ({_OWN_SIDECAR})
+                      ELSE NOT (mine."isEdited" AND {_OURS_TO_EDIT.removeprefix("NOT ")}) END""",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +226,9 @@ def parts(catalog: Catalog, table: str, rule: Rule) -> Parts:
     names = [name for name in catalog.columns(table) if name not in _STAMPED]
     values = [sql.SQL(rule.values[name]) if name in rule.values else sql.Identifier("source", name) for name in names]
     mended = [name for name in names if name not in rule.key and name not in rule.own]
-    wanted = [sql.SQL(rule.mend[name]) if name in rule.mend else sql.Identifier("excluded", name) for name in mended]
+    wanted = [
+        _expression(rule.mend[name]) if name in rule.mend else sql.Identifier("excluded", name) for name in mended
+    ]
     changes = [
         sql.SQL("{} = {}").format(sql.Identifier(name), value) for name, value in zip(mended, wanted, strict=True)
     ]
@@ -165,22 +243,30 @@ def parts(catalog: Catalog, table: str, rule: Rule) -> Parts:
     )
 
 
+def _expression(text: LiteralString | sql.Composed) -> sql.Composable:
+    return text if isinstance(text, sql.Composed) else sql.SQL(text)
+
+
 def child_statements(catalog: Catalog) -> tuple[tuple[str, sql.Composed, sql.Composed], ...]:
     """Return ``(table, delete, upsert)`` for each table of rows that belong to one asset and that this Immich has.
 
     Deleted first: a replaced edit has the number of the one before.
     """
     statements = []
-    for table, rule in CHILDREN.items():
+    for table, rule in {"asset_exif": exif_rule(catalog), **CHILDREN}.items():
         if not catalog.has(table):
             continue
+        ours = sql.SQL(rule.ours)
         made = parts(catalog, table, rule)
         statements.append(
             (
                 table,
-                query("rows", "delete_children").format(table=sql.Identifier(table), same=sql.SQL(rule.same)),
+                query("rows", "delete_children").format(
+                    table=sql.Identifier(table), same=sql.SQL(rule.same), ours=ours
+                ),
                 query("rows", "upsert_children").format(
                     table=sql.Identifier(table),
+                    ours=ours,
                     columns=made.columns,
                     values=made.values,
                     key=made.key,

@@ -49,6 +49,10 @@ CREATE TABLE IF NOT EXISTS public._face_sync_skipped (
   skipped_at timestamptz DEFAULT now(),
   PRIMARY KEY (source_asset_id, target_user_id)
 );
+-- The target user's own photo that the source would double: when it changes or goes, the source is looked at.
+ALTER TABLE public._face_sync_skipped ADD COLUMN IF NOT EXISTS other_asset_id uuid;
+CREATE INDEX IF NOT EXISTS _face_sync_skipped_other_asset_id_idx
+  ON public._face_sync_skipped (other_asset_id) WHERE other_asset_id IS NOT NULL;
 
 -- Source and target users of all jobs; the trigger function is silent for everybody else.
 CREATE TABLE IF NOT EXISTS public._face_sync_watch (
@@ -69,6 +73,49 @@ CREATE INDEX IF NOT EXISTS _face_sync_face_map_target_asset_id_idx
   ON public._face_sync_face_map (target_asset_id);
 CREATE INDEX IF NOT EXISTS _face_sync_face_map_target_person_id_idx
   ON public._face_sync_face_map (target_person_id);
+
+-- What we wrote last into columns that the target user may change too (Immich 2.4+ lets users lock them), and
+-- the edits we copied: what differs from it is the target user's own.
+CREATE TABLE IF NOT EXISTS public._face_sync_base (
+  target_asset_id uuid PRIMARY KEY,
+  exif jsonb NOT NULL DEFAULT '{}',
+  edits jsonb NOT NULL DEFAULT '[]'
+);
+
+-- Which stack is the mirror of which.
+CREATE TABLE IF NOT EXISTS public._face_sync_stack_map (
+  source_stack_id uuid NOT NULL,
+  target_stack_id uuid NOT NULL UNIQUE,
+  target_user_id uuid NOT NULL,
+  PRIMARY KEY (source_stack_id, target_user_id)
+);
+
+-- Tags that we gave to copies; the target user's own are not here.
+CREATE TABLE IF NOT EXISTS public._face_sync_tag_map (
+  target_asset_id uuid NOT NULL,
+  value text NOT NULL,
+  PRIMARY KEY (target_asset_id, value)
+);
+
+-- Copies that we put into an album once: one that its user takes out stays out.
+CREATE TABLE IF NOT EXISTS public._face_sync_album_map (
+  target_asset_id uuid NOT NULL,
+  album_id uuid NOT NULL,
+  PRIMARY KEY (target_asset_id, album_id)
+);
+
+-- What the target user had done with a copy that is gone for now, to be given back with it.
+CREATE TABLE IF NOT EXISTS public._face_sync_kept (
+  source_asset_id uuid NOT NULL,
+  target_user_id uuid NOT NULL,
+  is_favorite boolean NOT NULL,
+  visibility text NOT NULL,
+  album_ids uuid[] NOT NULL,
+  stack_id uuid,
+  was_cover boolean NOT NULL DEFAULT false,
+  kept_at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (source_asset_id, target_user_id)
+);
 
 -- Assets that could not be copied, with the reason; retried with back-off.
 CREATE TABLE IF NOT EXISTS public._face_sync_failure (

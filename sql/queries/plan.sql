@@ -9,6 +9,11 @@ WITH named AS (
            ON map.target_asset_id = asked.id
           AND map.source_user_id = %(source_user)s
           AND map.target_user_id = %(target_user)s
+    UNION
+    -- A photo of the target's own, because of which a source was skipped.
+    SELECT skipped.source_asset_id
+    FROM unnest(%(ids)s::uuid[]) AS asked(id)
+    JOIN public._face_sync_skipped AS skipped ON skipped.other_asset_id = asked.id AND skipped.target_user_id = %(target_user)s
 ), closure AS (
     SELECT id FROM named
     UNION
@@ -16,10 +21,12 @@ WITH named AS (
     UNION
     SELECT still.id FROM named JOIN asset AS still ON still."livePhotoVideoId" = named.id AND still."ownerId" = %(source_user)s
 ), candidate AS (
-    -- May it be shared at all, and is Immich done with it?
-    SELECT source.id, source.visibility = 'hidden' AS hidden, source."livePhotoVideoId" AS motion,
+    -- May it be shared at all, is Immich done with it, and what is there of its copy?
+    SELECT source.id, source."originalPath" AS original, source.visibility = 'hidden' AS hidden,
+           source."livePhotoVideoId" AS motion, {encoded_video} AS encoded,
            (
-               source."deletedAt" IS NULL
+               NOT %(remove_copies)s
+               AND source."deletedAt" IS NULL
                AND source.status = 'active'
                AND NOT source."isOffline"
                AND source.visibility <> 'locked'
@@ -29,7 +36,7 @@ WITH named AS (
                         ELSE source."isExternal" AND library.id IS NOT NULL AND library."deletedAt" IS NULL
                    END
                AND starts_with(source."originalPath", %(source_prefix)s || '/')
-               AND NOT EXISTS (SELECT FROM public._face_sync_asset_map AS map WHERE map.target_asset_id = source.id)
+               AND NOT EXISTS (SELECT FROM public._face_sync_asset_map AS copied WHERE copied.target_asset_id = source.id)
            ) AS qualifies,
            CASE
                WHEN status."metadataExtractedAt" IS NULL THEN 'metadata'
@@ -37,10 +44,12 @@ WITH named AS (
                WHEN source.thumbhash IS NULL OR files.needed < 2 THEN 'thumbnails'
                -- A disabled or failing machine learning job leaves its mark empty for ever.
                WHEN source."createdAt" < now() - make_interval(secs => %(ml_wait)s) THEN NULL
-               WHEN %(smart_search)s AND NOT EXISTS (SELECT FROM smart_search WHERE smart_search."assetId" = source.id) THEN 'smart search'
+               WHEN %(smart_search)s AND NOT EXISTS (SELECT FROM smart_search WHERE smart_search."assetId" = source.id)
+                    THEN 'smart search'
                WHEN %(faces)s AND status."facesRecognizedAt" IS NULL THEN 'faces'
                WHEN {ocr_missing} THEN 'ocr'
-           END AS waiting
+           END AS waiting,
+           double.id AS double_id, double.reason AS double_reason
     FROM closure
     JOIN asset AS source USING (id)
     JOIN "user" AS owner ON owner.id = source."ownerId"
@@ -50,25 +59,54 @@ WITH named AS (
         SELECT count(DISTINCT file.type) AS needed FROM asset_file AS file
         WHERE file."assetId" = source.id AND file.type IN ('preview', 'thumbnail')
     ) AS files
+    LEFT JOIN LATERAL (
+        -- Has the target user the same photo as an upload of their own: by content, or by name and capture
+        -- time? Asked only where there is no copy yet: one that is there stays.
+        SELECT own.id, CASE WHEN own.checksum = source.checksum THEN 'duplicate_checksum' ELSE 'duplicate_filename' END AS reason
+        FROM asset AS own
+        WHERE %(duplicates)s
+          AND source.visibility <> 'hidden'
+          AND own."ownerId" = %(target_user)s
+          AND own."libraryId" IS NULL
+          AND own."deletedAt" IS NULL
+          AND own.visibility <> 'hidden'
+          AND (own.checksum = source.checksum
+               OR (own."fileCreatedAt" = source."fileCreatedAt"
+                   AND lower(regexp_replace(own."originalFileName", '\.[^.]*$', ''))
+                     = lower(regexp_replace(source."originalFileName", '\.[^.]*$', ''))))
+          AND NOT EXISTS (
+              SELECT FROM public._face_sync_asset_map AS copied
+              WHERE copied.source_asset_id = source.id AND copied.target_user_id = %(target_user)s)
+        ORDER BY own.id
+        LIMIT 1
+    ) AS double ON true
     WHERE source."ownerId" = %(source_user)s
 )
 SELECT closure.id,
        coalesce(map.target_asset_id, pg_temp.copy_id(closure.id, %(target_user)s)) AS target_id,
-       source."originalPath",
+       candidate.original,
        -- A motion part is shared only with a still that is shared, and once that still is ready.
        coalesce(candidate.qualifies, false)
            AND (NOT candidate.hidden OR EXISTS (
                    SELECT FROM candidate AS still
-                   WHERE still.motion = candidate.id AND still.qualifies AND still.waiting IS NULL)) AS qualifies,
+                   WHERE still.motion = candidate.id AND still.qualifies AND still.waiting IS NULL
+                     AND still.double_id IS NULL
+                     AND NOT EXISTS (
+                         SELECT FROM public._face_sync_skipped AS removed
+                         WHERE removed.source_asset_id = still.id AND removed.target_user_id = %(target_user)s
+                           AND removed.reason = 'removed by target'))) AS qualifies,
        candidate.waiting,
        map.target_asset_id IS NOT NULL AS mapped,
        coalesce(intent.target_path_prefix = %(target_prefix)s, false) AS begun,
        copy.id IS NOT NULL AS made,
        copy."originalPath" AS copy_original,
-       {encoded_video} AS encoded,
-       skipped.reason AS skipped
+       candidate.encoded,
+       skipped.reason AS skipped,
+       {own_edits} AS own_edits,
+       {own_date} AS own_date,
+       candidate.double_id,
+       candidate.double_reason
 FROM closure
-LEFT JOIN asset AS source ON source.id = closure.id
 LEFT JOIN candidate ON candidate.id = closure.id
 LEFT JOIN public._face_sync_asset_map AS map
        ON map.source_asset_id = closure.id AND map.target_user_id = %(target_user)s AND map.source_user_id = %(source_user)s
@@ -77,6 +115,7 @@ LEFT JOIN public._face_sync_intent AS intent
 LEFT JOIN public._face_sync_skipped AS skipped
        ON skipped.source_asset_id = closure.id AND skipped.target_user_id = %(target_user)s
 LEFT JOIN asset AS copy ON copy.id = map.target_asset_id AND copy."ownerId" = %(target_user)s
+LEFT JOIN public._face_sync_base AS base ON base.target_asset_id = copy.id
 -- Motion parts first: where a batch is split, they are there before their stills.
 ORDER BY candidate.hidden DESC NULLS LAST
 
@@ -98,3 +137,18 @@ INSERT INTO public._face_sync_intent (source_asset_id, target_asset_id, source_u
 SELECT source_id, target_id, %(source_user)s, %(target_user)s, %(target_prefix)s
 FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
 ON CONFLICT (source_asset_id, target_user_id) DO NOTHING
+
+-- name: own_edits
+-- The edits of the copy are not those we wrote (Immich 2.5+): its user has edited it, the picture is theirs.
+base.target_asset_id IS NOT NULL AND base.edits IS DISTINCT FROM coalesce((
+    SELECT jsonb_agg(jsonb_build_object('action', edit.action, 'parameters', edit.parameters) ORDER BY edit.sequence)
+    FROM asset_edit AS edit WHERE edit."assetId" = copy.id), '[]')
+
+-- name: own_date
+-- Has the target user given the copy a date of their own (Immich 2.4+)? Then it is not the one we wrote.
+EXISTS (
+    SELECT FROM asset_exif AS exif
+    WHERE exif."assetId" = copy.id
+      AND base.exif->'dateTimeOriginal' <> coalesce(to_jsonb(exif."dateTimeOriginal"), 'null')
+      AND ('dateTimeOriginal' = ANY(exif."lockedProperties")
+           OR EXISTS (SELECT FROM asset_file AS own WHERE own."assetId" = copy.id AND own.type = 'sidecar')))

@@ -15,6 +15,8 @@ LEFT JOIN batch AS motion_batch ON motion_batch.source_id = source."livePhotoVid
 LEFT JOIN public._face_sync_asset_map AS motion
        ON motion.source_asset_id = source."livePhotoVideoId" AND motion.target_user_id = %(target_user)s
 LEFT JOIN asset AS motion_copy ON motion_copy.id = motion.target_asset_id
+LEFT JOIN public._face_sync_kept AS kept
+       ON kept.source_asset_id = batch.source_id AND kept.target_user_id = %(target_user)s
 ON CONFLICT (id) DO UPDATE SET {changes}
 WHERE {differs}
 
@@ -24,6 +26,7 @@ INSERT INTO {table} AS mine ({columns})
 SELECT {values}
 FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
 JOIN {table} AS source ON source."assetId" = batch.source_id
+WHERE {ours}
 ON CONFLICT ({key}) DO UPDATE SET {changes}
 WHERE {differs}
 
@@ -32,6 +35,7 @@ WHERE {differs}
 DELETE FROM {table} AS mine
 USING unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
 WHERE mine."assetId" = batch.target_id
+  AND {ours}
   AND NOT EXISTS (SELECT FROM {table} AS source WHERE source."assetId" = batch.source_id AND {same})
 
 -- name: upsert_files
@@ -44,11 +48,13 @@ ON CONFLICT ({key}) DO UPDATE SET {changes}
 WHERE {differs}
 
 -- name: delete_files
--- Files that the source has no more. The target's own sidecar stays.
+-- Files that the source has no more. The target's own stay: edited files of their edit, and the sidecar beside
+-- the link of the copy. A sidecar row that leads elsewhere, as older sidecars of our kind copied it, goes:
+-- through it the target would write into the source's XMP.
 DELETE FROM asset_file AS mine
 USING unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
 WHERE mine."assetId" = batch.target_id
-  AND mine.type <> 'sidecar'
+  AND {ours}
   AND NOT EXISTS (SELECT FROM asset_file AS source WHERE source."assetId" = batch.source_id AND {same})
 RETURNING mine.path
 
@@ -70,6 +76,50 @@ SELECT batch.source_id, batch.target_id, %(source_user)s, %(target_user)s
 FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
 JOIN asset AS copy ON copy.id = batch.target_id
 ON CONFLICT DO NOTHING
+
+-- name: note_base
+-- What we wrote: a value that differs from it later is the target user's. One of theirs keeps its old note.
+INSERT INTO public._face_sync_base AS base (target_asset_id, exif, edits)
+SELECT batch.target_id, {noted_exif}, {noted_edits}
+FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
+JOIN asset_exif AS source ON source."assetId" = batch.source_id
+JOIN asset_exif AS mine ON mine."assetId" = batch.target_id
+LEFT JOIN public._face_sync_base AS before ON before.target_asset_id = batch.target_id
+ON CONFLICT (target_asset_id) DO UPDATE SET exif = excluded.exif, edits = excluded.edits
+WHERE (base.exif, base.edits) IS DISTINCT FROM (excluded.exif, excluded.edits)
+
+-- name: noted_edits
+CASE WHEN batch.target_id = ANY(%(own_edits)s) THEN coalesce(before.edits, '[]') ELSE coalesce((
+    SELECT jsonb_agg(jsonb_build_object('action', edit.action, 'parameters', edit.parameters) ORDER BY edit.sequence)
+    FROM asset_edit AS edit WHERE edit."assetId" = batch.source_id), '[]') END
+
+-- name: noted_value
+{name}, CASE WHEN mine.{column} IS DISTINCT FROM source.{column} THEN before.exif->{name}
+             ELSE coalesce(to_jsonb(source.{column}), 'null') END
+
+-- name: own_value
+-- Has the target user given this column of a copy their own value (Immich 2.4+)? Immich locks a changed column
+-- until it has written the copy's XMP; so it is theirs where it is not what we wrote, and locked or with an XMP.
+(({name} = ANY(mine."lockedProperties")
+  OR EXISTS (SELECT FROM asset_file AS own WHERE own."assetId" = mine."assetId" AND own.type = 'sidecar'))
+ AND EXISTS (
+    SELECT FROM public._face_sync_base AS base
+    WHERE base.target_asset_id = mine."assetId"
+      AND base.exif->{name} <> coalesce(to_jsonb(mine.{column}), 'null')))
+
+-- name: unless_own
+CASE WHEN {own} THEN mine.{column} ELSE excluded.{column} END
+
+-- name: name_if_own
+CASE WHEN {own} THEN {name} END
+
+-- name: locks
+-- A lock of the target's own stays until Immich has written it to the XMP: without it the edit would be lost.
+(SELECT array_agg(DISTINCT lock.name ORDER BY lock.name)
+ FROM (SELECT unnest(excluded."lockedProperties") AS name
+       UNION
+       SELECT locked.name FROM unnest(mine."lockedProperties") AS locked(name)
+       WHERE locked.name = ANY(ARRAY[{own_names}]::varchar[])) AS lock)
 
 -- name: recovered
 -- A copy that worked has no failure any more.

@@ -21,3 +21,16 @@ FROM public._face_sync_person_map AS map
 WHERE map.source_user_id = %(source_user)s AND map.target_user_id = %(target_user)s AND map.target_person_id > %(after)s
 ORDER BY map.target_person_id
 LIMIT %(limit)s
+
+-- name: tidy
+-- Notes about sources that are gone for good.
+WITH kept AS (
+    DELETE FROM public._face_sync_kept AS note WHERE NOT EXISTS (SELECT FROM asset WHERE asset.id = note.source_asset_id)
+), albums AS (
+    DELETE FROM public._face_sync_album_map AS note
+    WHERE NOT EXISTS (SELECT FROM asset WHERE asset.id = note.target_asset_id)
+      AND NOT EXISTS (SELECT FROM public._face_sync_kept AS kept WHERE note.target_asset_id = pg_temp.copy_id(kept.source_asset_id, kept.target_user_id))
+), failures AS (
+    DELETE FROM public._face_sync_failure AS note WHERE NOT EXISTS (SELECT FROM asset WHERE asset.id = note.source_asset_id)
+)
+DELETE FROM public._face_sync_skipped AS note WHERE NOT EXISTS (SELECT FROM asset WHERE asset.id = note.source_asset_id)

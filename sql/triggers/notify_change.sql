@@ -10,13 +10,15 @@
 --   * lock_timeout: a lock that somebody holds on our tables must not hold up Immich.
 --   * every plan is cached per session and made for the first statement's row count, so the queries below
 --     keep their shape for 1 row and for 10,000: a FULL JOIN can only hash or merge, and a scalar sub-select
---     on the primary key can only look up.
+--     on the primary key can only look up. And no JIT: a plan first made for 10,000 rows would be compiled
+--     for every single row after it.
 --   * columns named here (id, "assetId", "ownerId") exist in Immich 2.0 to 3.3; all others go through jsonb.
 CREATE OR REPLACE FUNCTION _face_sync.notify_change() RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '100ms'
+SET jit = off
 AS $notify_change$
 DECLARE
   channel CONSTANT text := 'immich_shared_library';

@@ -1,0 +1,77 @@
+"""What surrounds a copy in its user's library: an album, tags, stacks, and what was there before.
+
+Each is written in the same transaction as the copies, in sets. What the target user has done themselves is not
+in our tables and is left alone: their own tags, their stacks, a copy that they took out of the album.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import sql
+
+from listener.database import Connection, fetch, query
+from listener.immich.catalog import Catalog
+from listener.settings import Job
+
+_STACKS = ("stack_release", "stack_make", "stack_join", "stack_dissolve")
+_TAGS = ("tags_remove", "tags_make", "tags_give")
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """The statements for one catalog, each list in the order of running."""
+
+    stacks: tuple[sql.Composed, ...]
+    before_removal: tuple[sql.Composed, ...]
+    tags: tuple[sql.Composed, ...]
+    albums: tuple[sql.Composed, ...]
+    album_is_theirs: sql.SQL
+    give_back: tuple[sql.Composed, ...]
+
+    @classmethod
+    def compose(cls, catalog: Catalog) -> "Extras":
+        """Compose the statements with the column names that this Immich has: until 2.2 they were plural."""
+        plural = catalog.has("tag_asset", "tagsId")
+        names = {
+            "tag_asset_asset": sql.Identifier("assetsId" if plural else "assetId"),
+            "tag_asset_tag": sql.Identifier("tagsId" if plural else "tagId"),
+            "album_asset_asset": sql.Identifier("assetsId" if plural else "assetId"),
+            "album_asset_album": sql.Identifier("albumsId" if plural else "albumId"),
+        }
+        members = query("extras", "stack_members")
+        wanted = query("extras", "tags_wanted").format(**names)
+
+        def composed(*steps: str) -> tuple[sql.Composed, ...]:
+            return tuple(query("extras", step).format(members=members, wanted=wanted, **names) for step in steps)
+
+        tags = _TAGS if not catalog.has("tag_closure") else ("tags_remove", "tags_make", "tags_closure", "tags_give")
+        owner = "album_owner_column" if catalog.has("album", "ownerId") else "album_owner_member"
+        return cls(
+            stacks=composed(*_STACKS),
+            before_removal=composed("keep", "stack_uncover", "stack_drop"),
+            tags=composed(*tags),
+            albums=composed("album_add", "album_cover"),
+            album_is_theirs=query("extras", owner),
+            give_back=composed("give_back_albums", "give_back_stacks_gone", "give_back_stacks", "given_back"),
+        )
+
+    async def album_usable(self, connection: Connection, job: Job) -> bool:
+        """Tell whether the job's album is there and the target user's own."""
+        rows = await fetch(connection, self.album_is_theirs, {"album": job.album_id, "target_user": job.target_user_id})
+        return bool(rows[0][0])
+
+    async def write(self, connection: Connection, job: Job, params: Mapping[str, Any]) -> None:
+        """Write what surrounds the copies of a batch. Part of a serialised transaction."""
+        for statement in (*self.give_back, *self.tags):
+            await connection.execute(statement, {**params, "tags": job.tags})
+        if params["album"] is not None:
+            for statement in self.albums:
+                await connection.execute(statement, params)
+        for statement in self.stacks:
+            await connection.execute(statement, params)
+
+    async def before(self, connection: Connection, params: Mapping[str, Any]) -> None:
+        """Note what the target user had done with copies that go now, and take them out of stacks."""
+        for statement in self.before_removal:
+            await connection.execute(statement, params)

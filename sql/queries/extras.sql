@@ -1,0 +1,248 @@
+-- What surrounds a copy: albums, tags, stacks, and what its user had done with it before it went.
+
+-- name: stack_members
+-- The source stacks concerned, and the copies that may be in their mirrors: a copy in a stack that the target
+-- user made is theirs, and no member of ours.
+WITH concerned AS (
+    SELECT source."stackId" AS id
+    FROM asset AS source WHERE source.id = ANY(%(sources)s) AND source."stackId" IS NOT NULL
+    UNION
+    SELECT map.source_stack_id
+    FROM asset AS copy JOIN public._face_sync_stack_map AS map ON map.target_stack_id = copy."stackId"
+    WHERE copy.id = ANY(%(targets)s)
+), member AS (
+    SELECT concerned.id AS source_stack, copy.id, copy."stackId",
+           source.id = stack."primaryAssetId" AS cover,
+           row_number() OVER (PARTITION BY concerned.id
+                              ORDER BY source.id = stack."primaryAssetId" DESC, source."fileCreatedAt", source.id) AS place,
+           count(*) OVER (PARTITION BY concerned.id) AS members
+    FROM concerned
+    JOIN stack ON stack.id = concerned.id
+    JOIN asset AS source ON source."stackId" = concerned.id
+    JOIN public._face_sync_asset_map AS map ON map.source_asset_id = source.id AND map.target_user_id = %(target_user)s
+    JOIN asset AS copy ON copy.id = map.target_asset_id
+    WHERE copy."deletedAt" IS NULL
+      AND (copy."stackId" IS NULL
+           OR EXISTS (SELECT FROM public._face_sync_stack_map AS ours WHERE ours.target_stack_id = copy."stackId"))
+)
+
+-- name: stack_release
+-- Copies in a mirrored stack in which they are no longer: taken out before the stack changes or goes.
+{members}
+UPDATE asset AS mine SET "stackId" = NULL
+FROM public._face_sync_stack_map AS map
+WHERE map.target_stack_id = mine."stackId"
+  AND map.source_stack_id IN (SELECT id FROM concerned)
+  AND EXISTS (SELECT FROM public._face_sync_asset_map AS ours WHERE ours.target_asset_id = mine.id)
+  AND NOT EXISTS (
+      SELECT FROM member
+      WHERE member.id = mine.id AND member.source_stack = map.source_stack_id AND member.members > 1)
+
+-- name: stack_make
+-- Two members make a stack. It has the source's cover, or its first member where the cover is not shared.
+{members}, noted AS (
+    INSERT INTO public._face_sync_stack_map (source_stack_id, target_stack_id, target_user_id)
+    SELECT source_stack, pg_temp.copy_id(source_stack, %(target_user)s), %(target_user)s
+    FROM member WHERE members > 1 AND place = 1
+    ON CONFLICT DO NOTHING
+)
+INSERT INTO stack AS mine (id, "primaryAssetId", "ownerId", "updateId")
+SELECT pg_temp.copy_id(source_stack, %(target_user)s), member.id, %(target_user)s, pg_temp.ahead()
+FROM member WHERE members > 1 AND place = 1
+ON CONFLICT (id) DO UPDATE SET "primaryAssetId" = excluded."primaryAssetId"
+WHERE mine."primaryAssetId" <> excluded."primaryAssetId"
+
+-- name: stack_join
+{members}
+UPDATE asset AS mine SET "stackId" = pg_temp.copy_id(member.source_stack, %(target_user)s)
+FROM member
+WHERE member.id = mine.id AND member.members > 1
+  AND mine."stackId" IS DISTINCT FROM pg_temp.copy_id(member.source_stack, %(target_user)s)
+
+-- name: stack_dissolve
+-- A mirrored stack that no copy is in: it goes. What the target user added to it is theirs again, unstacked.
+WITH gone AS (
+    DELETE FROM public._face_sync_stack_map AS map
+    WHERE map.target_user_id = %(target_user)s
+      AND NOT EXISTS (
+          SELECT FROM asset AS copy JOIN public._face_sync_asset_map AS ours ON ours.target_asset_id = copy.id
+          WHERE copy."stackId" = map.target_stack_id)
+    RETURNING map.target_stack_id
+)
+DELETE FROM stack USING gone WHERE stack.id = gone.target_stack_id
+
+-- name: stack_uncover
+-- Before copies are deleted: PostgreSQL keeps an asset that is the cover of a stack, the target user's own
+-- stacks too. The next member becomes the cover.
+WITH led AS (
+    SELECT stack.id,
+           (SELECT member.id FROM asset AS member
+            WHERE member."stackId" = stack.id AND NOT member.id = ANY(%(targets)s)
+            ORDER BY member."fileCreatedAt", member.id LIMIT 1) AS next
+    FROM stack WHERE stack."primaryAssetId" = ANY(%(targets)s)
+)
+UPDATE stack SET "primaryAssetId" = led.next FROM led WHERE stack.id = led.id AND led.next IS NOT NULL
+
+-- name: stack_drop
+-- Stacks that one photo or none is left of; one that the target user made waits for a copy that may come back.
+DELETE FROM stack
+WHERE NOT EXISTS (
+          SELECT FROM public._face_sync_kept AS kept JOIN asset AS member ON member."stackId" = kept.stack_id
+          WHERE kept.stack_id = stack.id AND NOT member.id = ANY(%(targets)s))
+  AND stack.id IN (
+          SELECT copy."stackId" FROM asset AS copy WHERE copy.id = ANY(%(targets)s)
+          UNION SELECT led.id FROM stack AS led WHERE led."primaryAssetId" = ANY(%(targets)s))
+  AND (SELECT count(*) FROM asset AS member
+       WHERE member."stackId" = stack.id AND NOT member.id = ANY(%(targets)s)) < 2
+
+-- name: tags_wanted
+-- The tags that sources of this batch have.
+WITH wanted AS (
+    SELECT batch.target_id, tag.id AS source_tag, tag.value
+    FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
+    JOIN tag_asset ON tag_asset.{tag_asset_asset} = batch.source_id
+    JOIN tag ON tag.id = tag_asset.{tag_asset_tag}
+    WHERE %(tags)s
+)
+
+-- name: tags_remove
+-- Tags that we gave and that the source has no more. The target's own tags are not in our table.
+{wanted}, gone AS (
+    DELETE FROM public._face_sync_tag_map AS map
+    WHERE map.target_asset_id = ANY(%(targets)s)
+      AND NOT EXISTS (SELECT FROM wanted WHERE wanted.target_id = map.target_asset_id AND wanted.value = map.value)
+    RETURNING map.target_asset_id, map.value
+)
+DELETE FROM tag_asset USING gone, tag
+WHERE tag."userId" = %(target_user)s AND tag.value = gone.value
+  AND tag_asset.{tag_asset_asset} = gone.target_asset_id AND tag_asset.{tag_asset_tag} = tag.id
+
+-- name: tags_make
+-- Tags belong to one user: the target gets their own of the same value, with its parents.
+{wanted}, line AS (
+    SELECT tag.* FROM tag WHERE tag.id IN (SELECT source_tag FROM wanted)
+), family AS (
+    SELECT tag.id, tag.value, tag.color, tag."parentId" FROM tag
+    WHERE tag."userId" = %(source_user)s
+      AND EXISTS (SELECT FROM line WHERE line.value = tag.value OR starts_with(line.value, tag.value || '/'))
+)
+INSERT INTO tag (id, "userId", value, color, "parentId", "updateId")
+SELECT pg_temp.copy_id(family.id, %(target_user)s), %(target_user)s, family.value, family.color,
+       CASE WHEN family."parentId" IS NOT NULL THEN coalesce(
+           (SELECT own.id FROM tag AS own JOIN tag AS parent ON parent.value = own.value
+            WHERE parent.id = family."parentId" AND own."userId" = %(target_user)s),
+           pg_temp.copy_id(family."parentId", %(target_user)s))
+       END,
+       pg_temp.ahead()
+FROM family
+ON CONFLICT ("userId", value) DO NOTHING
+
+-- name: tags_closure
+-- Immich finds photos of a tag and of all below it by this table.
+WITH RECURSIVE above AS (
+    SELECT tag.id AS descendant, tag.id AS ancestor, tag."parentId" AS parent
+    FROM tag
+    WHERE tag."userId" = %(target_user)s
+      AND NOT EXISTS (SELECT FROM tag_closure WHERE tag_closure.id_descendant = tag.id AND tag_closure.id_ancestor = tag.id)
+    UNION
+    SELECT above.descendant, parent.id, parent."parentId" FROM above JOIN tag AS parent ON parent.id = above.parent
+)
+INSERT INTO tag_closure (id_ancestor, id_descendant)
+SELECT ancestor, descendant FROM above
+ON CONFLICT DO NOTHING
+
+-- name: tags_give
+-- A tag that the target user has taken off a copy stays off: it is in our table already.
+{wanted}, fresh AS (
+    INSERT INTO tag_asset ({tag_asset_asset}, {tag_asset_tag})
+    SELECT wanted.target_id, own.id
+    FROM wanted JOIN tag AS own ON own."userId" = %(target_user)s AND own.value = wanted.value
+    WHERE NOT EXISTS (
+        SELECT FROM public._face_sync_tag_map AS map
+        WHERE map.target_asset_id = wanted.target_id AND map.value = wanted.value)
+    ON CONFLICT DO NOTHING
+    RETURNING {tag_asset_asset} AS asset_id, {tag_asset_tag} AS tag_id
+)
+INSERT INTO public._face_sync_tag_map (target_asset_id, value)
+SELECT fresh.asset_id, tag.value FROM fresh JOIN tag ON tag.id = fresh.tag_id
+ON CONFLICT DO NOTHING
+
+-- name: album_add
+-- Copies that were never put into this album by us: one that its user took out of it stays out. Motion parts
+-- belong to their stills.
+WITH fresh AS (
+    INSERT INTO public._face_sync_album_map (target_asset_id, album_id)
+    SELECT copy.id, %(album)s FROM asset AS copy
+    WHERE copy.id = ANY(%(targets)s) AND copy.visibility <> 'hidden'
+    ON CONFLICT DO NOTHING
+    RETURNING target_asset_id
+)
+INSERT INTO album_asset ({album_asset_album}, {album_asset_asset}, "updateId")
+SELECT %(album)s, fresh.target_asset_id, pg_temp.ahead() FROM fresh
+ON CONFLICT DO NOTHING
+
+-- name: album_cover
+-- As Immich does: the first photo becomes the cover of an album that has none.
+UPDATE album SET "albumThumbnailAssetId" = (SELECT copy.id FROM asset AS copy
+                                            WHERE copy.id = ANY(%(targets)s) AND copy.visibility <> 'hidden'
+                                            ORDER BY copy."localDateTime" DESC, copy.id LIMIT 1)
+WHERE album.id = %(album)s AND album."albumThumbnailAssetId" IS NULL
+
+-- name: album_owner_column
+-- Is the album there and the target's own? Up to 2.7 the owner is a column of album.
+SELECT EXISTS (SELECT FROM album WHERE id = %(album)s AND "deletedAt" IS NULL AND "ownerId" = %(target_user)s)
+
+-- name: album_owner_member
+-- From 3.0 the owner is a member with that role.
+SELECT EXISTS (
+    SELECT FROM album JOIN album_user AS member ON member."albumId" = album.id
+    WHERE album.id = %(album)s AND album."deletedAt" IS NULL
+      AND member."userId" = %(target_user)s AND member.role = 'owner')
+
+-- name: keep
+-- What the target user had done with copies that go now, for the day their sources come back.
+INSERT INTO public._face_sync_kept AS kept
+    (source_asset_id, target_user_id, is_favorite, visibility, album_ids, stack_id, was_cover)
+SELECT batch.source_id, %(target_user)s, copy."isFavorite", copy.visibility::text,
+       ARRAY(SELECT entry.{album_asset_album} FROM album_asset AS entry WHERE entry.{album_asset_asset} = copy.id),
+       (SELECT stack.id FROM stack WHERE stack.id = copy."stackId"
+        AND NOT EXISTS (SELECT FROM public._face_sync_stack_map AS ours WHERE ours.target_stack_id = stack.id)),
+       EXISTS (SELECT FROM stack WHERE stack."primaryAssetId" = copy.id)
+FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
+JOIN asset AS copy ON copy.id = batch.target_id AND copy.status = 'active'
+WHERE EXISTS (SELECT FROM asset AS source WHERE source.id = batch.source_id)
+ON CONFLICT (source_asset_id, target_user_id) DO UPDATE
+SET is_favorite = excluded.is_favorite, visibility = excluded.visibility,
+    album_ids = excluded.album_ids, stack_id = excluded.stack_id, was_cover = excluded.was_cover
+
+-- name: give_back_albums
+INSERT INTO album_asset ({album_asset_album}, {album_asset_asset}, "updateId")
+SELECT album.id, batch.target_id, pg_temp.ahead()
+FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
+JOIN public._face_sync_kept AS kept ON kept.source_asset_id = batch.source_id AND kept.target_user_id = %(target_user)s
+JOIN album ON album.id = ANY(kept.album_ids) AND album."deletedAt" IS NULL
+JOIN asset AS copy ON copy.id = batch.target_id
+ON CONFLICT DO NOTHING
+
+-- name: give_back_stacks_gone
+-- All members of a stack that the target user made had gone, and the stack with them.
+INSERT INTO stack (id, "primaryAssetId", "ownerId", "updateId")
+SELECT DISTINCT ON (kept.stack_id) kept.stack_id, copy.id, %(target_user)s, pg_temp.ahead()
+FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
+JOIN public._face_sync_kept AS kept ON kept.source_asset_id = batch.source_id AND kept.target_user_id = %(target_user)s
+JOIN asset AS copy ON copy.id = batch.target_id
+WHERE kept.stack_id IS NOT NULL AND NOT EXISTS (SELECT FROM stack WHERE stack.id = kept.stack_id)
+ORDER BY kept.stack_id, kept.was_cover DESC, copy.id
+ON CONFLICT DO NOTHING
+
+-- name: give_back_stacks
+UPDATE asset AS mine SET "stackId" = kept.stack_id
+FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
+JOIN public._face_sync_kept AS kept ON kept.source_asset_id = batch.source_id AND kept.target_user_id = %(target_user)s
+JOIN stack ON stack.id = kept.stack_id
+WHERE mine.id = batch.target_id AND mine."stackId" IS NULL
+
+-- name: given_back
+DELETE FROM public._face_sync_kept AS kept
+USING asset AS copy, unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
+WHERE kept.source_asset_id = batch.source_id AND kept.target_user_id = %(target_user)s AND copy.id = batch.target_id
