@@ -36,17 +36,23 @@ class FileProblemError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FileTask:
-    """One generated file to be placed. ``shared``: one inode with the source's file, else an own copy."""
+    """One generated file to be placed.
+
+    shared: one inode with the source's file, else an own copy. once: whatever is there already stays.
+    """
 
     source: str
     target: str
     shared: bool
+    once: bool = False
 
 
 def place(task: FileTask, layout: Layout, mode: LinkMode) -> How:
     """Make the target file what the source file is. Raises FileProblemError."""
     try:
         source, target = layout.inside_media(task.source), layout.inside_media(task.target)
+        if task.once and target.exists():
+            return "unchanged"
         stat = source.stat()
         if task.shared and mode != "copy":
             how = _hardlink(source, target, stat, mode)

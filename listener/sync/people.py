@@ -5,7 +5,7 @@ view of their own of it: in one cluster group source and target share the group,
 the person was before. What differs is in ``PeopleModel``; everything else is one logic.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from uuid import UUID
@@ -25,28 +25,39 @@ _BASE_PERSON = "(SELECT map.target_person_id FROM public._face_sync_face_map AS 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A source's person and their mirror; ``thumbnail`` is '' while the source has none."""
+    """A source's person and who stands for them at the target.
+
+    thumbnail: '' while the source has none. theirs: the target's own person, whom we do not write. once: the
+    thumbnail is theirs to change once it is there (from 3.2 on).
+    """
 
     source_id: UUID
     target_id: UUID
     source_thumbnail: str
     thumbnail: str
+    theirs: bool
+    once: bool
 
     @property
     def task(self) -> FileTask | None:
         """The thumbnail to be copied: never one inode, the target user may choose another feature photo."""
-        return FileTask(self.source_thumbnail, self.thumbnail, shared=False) if self.source_thumbnail else None
+        if self.theirs or not self.source_thumbnail:
+            return None
+        return FileTask(self.source_thumbnail, self.thumbnail, shared=False, once=self.once)
 
 
 @dataclass(frozen=True, slots=True)
 class People:
     """The statements for one catalog."""
 
+    person_groups: bool
+    adopt: sql.Composed
     of_assets: sql.Composed
     by_id: sql.Composed
     groups: sql.SQL | None
     upsert: sql.Composed
     face_search: sql.Composed
+    adopt_faces: sql.Composed
     delete_faces: sql.Composed
     empty: sql.Composed
     delete: sql.Composed
@@ -63,9 +74,12 @@ class People:
         person = parts(catalog, "person", _person_rule(groups))
         face = parts(catalog, "asset_face", _face_rule(groups))
         search = parts(catalog, "face_search", FACE_SEARCH)
+        theirs = query("people", "not_theirs")
         return cls(
+            person_groups=groups,
+            adopt=query("people", "adopt_survivors").format(**names),
             of_assets=query("people", "people_of_assets").format(mirror_id=mirror, **names),
-            by_id=query("people", "people_by_id").format(**names),
+            by_id=query("people", "people_by_id").format(mirror_id=mirror, **names),
             groups=query("people", "person_groups") if groups else None,
             upsert=query("people", "upsert_people_and_faces").format(
                 person_columns=person.columns,
@@ -86,20 +100,32 @@ class People:
                 differs=search.differs,
                 votes=query("people", "votes_in_own_group" if groups else "votes_always"),
             ),
+            adopt_faces=query("people", "adopt_faces").format(**names),
             delete_faces=query("people", "delete_faces").format(**names),
-            empty=query("people", "empty_people").format(**names),
-            delete=query("people", "delete_people").format(**names),
+            empty=query("people", "empty_people").format(not_theirs=theirs, **names),
+            delete=query("people", "delete_people").format(not_theirs=theirs, **names),
         )
 
     async def of(self, connection: Connection, job: Job, sources: Sequence[Source], layout: Layout) -> list[Person]:
         """Read the people that the copied faces of these sources need."""
-        rows = await fetch(connection, self.of_assets, {**job_params(job), **batch_params(sources)})
-        return [_person(job, layout, *row) for row in rows]
+        params = {**job_params(job), **batch_params(sources), "ids": []}
+        await connection.execute(self.adopt, params)
+        rows = await fetch(connection, self.of_assets, params)
+        return [self._person(job, layout, *row) for row in rows]
 
     async def mirrored(self, connection: Connection, job: Job, ids: Sequence[UUID], layout: Layout) -> list[Person]:
         """Read the people named by these ids, of the source or mirrored, that have a mirror."""
-        rows = await fetch(connection, self.by_id, {**job_params(job), "ids": list(ids)})
-        return [_person(job, layout, *row) for row in rows]
+        params = {**job_params(job), **batch_params([]), "ids": list(ids)}
+        await connection.execute(self.adopt, params)
+        rows = await fetch(connection, self.by_id, params)
+        return [self._person(job, layout, *row) for row in rows]
+
+    def _person(
+        self, job: Job, layout: Layout, source_id: UUID, target_id: UUID, thumbnail: str, theirs: bool
+    ) -> Person:
+        suffix = PurePosixPath(thumbnail).suffix
+        path = layout.person_thumbnail(target_id, job.target_user_id, suffix) if thumbnail else ""
+        return Person(source_id, target_id, thumbnail, path, theirs, once=self.person_groups)
 
     async def begin(self, connection: Connection, job: Job, people: Sequence[Person]) -> None:
         """Leave a mark of each mirror before its thumbnail is made, so that a crash orphans nothing."""
@@ -120,18 +146,23 @@ class People:
             **_person_arrays(people),
             "own_edits": [source.target_id for source in sources if source.own_edits],
         }
+        await connection.execute(self.adopt_faces, params)
         await connection.execute(self.delete_faces, params)
+        await connection.execute(query("people", "delete_strays"), params)
         if self.groups is not None:
             await connection.execute(self.groups, params)
         await connection.execute(self.upsert, params)
         await connection.execute(self.face_search, params)
 
     async def without_faces(
-        self, connection: Connection, job: Job, people: Sequence[UUID]
+        self, connection: Connection, job: Job, people: Collection[UUID], held: Collection[UUID]
     ) -> list[tuple[UUID, str | None]]:
-        """Return those of these mirrored people that no face needs any more: ``(id, thumbnail path)``."""
-        rows = await fetch(connection, self.empty, {**job_params(job), "people": list(people)})
-        return [(row[0], row[1]) for row in rows]
+        """Return those of these people, or of those we once wrote into faces, that no face needs any more.
+
+        ``(id, thumbnail path)`` each; never a person of the target's own.
+        """
+        params = {**job_params(job), "people": list({*people, *held}), "held": list(held)}
+        return [(row[0], row[1]) for row in await fetch(connection, self.empty, params)]
 
     async def drop(self, connection: Connection, job: Job, people: Sequence[UUID]) -> None:
         """Delete those of these mirrored people that still have no face."""
@@ -143,13 +174,8 @@ def _person_arrays(people: Sequence[Person]) -> dict[str, object]:
         "person_sources": [person.source_id for person in people],
         "person_targets": [person.target_id for person in people],
         "person_thumbnails": [person.thumbnail for person in people],
+        "person_theirs": [person.theirs for person in people],
     }
-
-
-def _person(job: Job, layout: Layout, source_id: UUID, target_id: UUID, thumbnail: str) -> Person:
-    suffix = PurePosixPath(thumbnail).suffix
-    path = layout.person_thumbnail(target_id, job.target_user_id, suffix) if thumbnail else ""
-    return Person(source_id, target_id, thumbnail, path)
 
 
 def _person_rule(groups: bool) -> Rule:
@@ -176,6 +202,8 @@ def _person_rule(groups: bool) -> Rule:
         mend={
             "name": "CASE WHEN mine.name = '' THEN excluded.name ELSE mine.name END",
             "birthDate": 'coalesce(mine."birthDate", excluded."birthDate")',
+            "faceAssetId": 'coalesce(mine."faceAssetId", excluded."faceAssetId")',
+            "thumbnailPath": 'CASE WHEN mine."thumbnailPath" = \'\' THEN excluded."thumbnailPath" ELSE mine."thumbnailPath" END',
         },
     )
 

@@ -132,7 +132,7 @@ class Reconciler:
             placed, outcome.failed_people = await asyncio.to_thread(self.placer.people, people)
             async with writing(connection, job.target_user_id):
                 await self.rows.people.write(connection, job, [], placed)
-        await self._drop_empty(connection, job, {person.target_id for person in people} | set(ids))
+        await self._drop_empty(connection, job, people=set(ids), held=set())
         return outcome
 
     async def _copy(
@@ -152,7 +152,7 @@ class Reconciler:
             people, outcome.failed_people = await asyncio.to_thread(self.placer.people, people)
         album = await self._album(connection, job)
         await self._write(connection, job, links, _Batch(copies, people, album), outcome)
-        await self._drop_empty(connection, job, held | {person.target_id for person in people})
+        await self._drop_empty(connection, job, people={person.target_id for person in people}, held=held)
 
     async def _album(self, connection: Connection, job: Job) -> UUID | None:
         """Return the job's album if it is there and the target user's own, else say so and go on without."""
@@ -213,7 +213,7 @@ class Reconciler:
         removed = await remove(connection, job, sources, self.layout, links, self.rows.extras)
         outcome.removed += len(removed.sources)
         outcome.failed |= {id_: Failure("remove", reason) for id_, reason in removed.failed.items()}
-        await self._drop_empty(connection, job, held)
+        await self._drop_empty(connection, job, people=set(), held=held)
 
     async def _respect(self, connection: Connection, job: Job, sources: Sequence[Source]) -> None:
         """The target user deleted these copies for good: they stay deleted."""
@@ -237,11 +237,11 @@ class Reconciler:
         )
         await connection.execute(query("removal", "unskip"), {**job_params(job), **batch_params(todo.unskip)})
 
-    async def _drop_empty(self, connection: Connection, job: Job, candidates: set[UUID]) -> None:
+    async def _drop_empty(self, connection: Connection, job: Job, *, people: set[UUID], held: set[UUID]) -> None:
         """Remove mirrored people without a face: first the thumbnail, then the row."""
-        if not candidates:
+        if not people and not held:
             return
-        empty = await self.rows.people.without_faces(connection, job, list(candidates))
+        empty = await self.rows.people.without_faces(connection, job, people, held)
         if not empty:
             return
         failed: set[UUID] = set()

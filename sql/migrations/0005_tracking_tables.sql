@@ -40,6 +40,8 @@ CREATE TABLE IF NOT EXISTS public._face_sync_person_map (
   target_user_id uuid NOT NULL,
   UNIQUE (source_person_id, target_user_id)
 );
+-- The target user merged the mirror into a person of theirs, who stands for the source's person now.
+ALTER TABLE public._face_sync_person_map ADD COLUMN IF NOT EXISTS adopted boolean NOT NULL DEFAULT false;
 
 -- Assets that are left out on purpose, with the reason.
 CREATE TABLE IF NOT EXISTS public._face_sync_skipped (

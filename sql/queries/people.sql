@@ -1,19 +1,64 @@
+-- name: adopt_survivors
+-- The target user merged a mirrored person into another one: the person is gone, and its faces name the
+-- survivor. From now on that one stands for the source's person; it stays what it is.
+WITH concerned AS (
+    SELECT map.source_person_id, map.target_person_id
+    FROM public._face_sync_person_map AS map
+    WHERE map.target_user_id = %(target_user)s
+      AND map.source_user_id = %(source_user)s
+      AND (map.target_person_id = ANY(%(ids)s)
+           OR map.target_person_id IN (SELECT target_person_id FROM public._face_sync_face_map WHERE target_asset_id = ANY(%(targets)s))
+           OR map.source_person_id IN (SELECT {face_person} FROM asset_face WHERE "assetId" = ANY(%(sources)s)))
+      AND NOT EXISTS (
+          SELECT FROM person WHERE person.{person_id} = map.target_person_id AND person."ownerId" = %(target_user)s)
+), survivor AS (
+    SELECT concerned.source_person_id, concerned.target_person_id AS gone,
+           mode() WITHIN GROUP (ORDER BY face.{face_person}) AS id
+    FROM concerned
+    JOIN public._face_sync_face_map AS copied
+      ON copied.target_person_id = concerned.target_person_id AND copied.target_user_id = %(target_user)s
+    JOIN asset_face AS face ON face.id = copied.target_face_id
+    JOIN person ON person.{person_id} = face.{face_person} AND person."ownerId" = %(target_user)s
+    GROUP BY concerned.source_person_id, concerned.target_person_id
+), faces AS (
+    UPDATE public._face_sync_face_map AS copied SET target_person_id = survivor.id
+    FROM survivor, asset_face AS face
+    WHERE copied.target_person_id = survivor.gone AND copied.target_user_id = %(target_user)s
+      AND face.id = copied.target_face_id AND face.{face_person} = survivor.id
+)
+UPDATE public._face_sync_person_map AS map SET target_person_id = survivor.id, adopted = true
+FROM survivor
+WHERE map.source_person_id = survivor.source_person_id AND map.target_user_id = %(target_user)s
+
 -- name: people_of_assets
--- The people that copied faces of these assets need: the source's, with the id of their mirror.
-SELECT DISTINCT person.{person_id}, coalesce(map.target_person_id, {mirror_id}), person."thumbnailPath"
+-- The people that copied faces of these assets need: the source's, with the person who stands for each at the
+-- target. That is the target's own person where the source's is but a mirror of them, or where the target user
+-- merged the mirror into one of theirs: such a person is not ours to write.
+SELECT DISTINCT person.{person_id}, {mirror_id}, person."thumbnailPath",
+       back.source_person_id IS NOT NULL OR coalesce(map.adopted, false)
 FROM unnest(%(sources)s::uuid[]) AS batch(source_id)
 JOIN asset_face AS face ON face."assetId" = batch.source_id AND face."deletedAt" IS NULL
 JOIN person ON person.{person_id} = face.{face_person} AND person."ownerId" = %(source_user)s
 LEFT JOIN public._face_sync_person_map AS map
        ON map.source_person_id = person.{person_id} AND map.target_user_id = %(target_user)s
+LEFT JOIN public._face_sync_person_map AS back
+       ON back.target_person_id = person.{person_id}
+      AND back.target_user_id = %(source_user)s AND back.source_user_id = %(target_user)s
+      AND back.source_person_id <> person.{person_id}
 
 -- name: people_by_id
--- The same for people named by key, of the source or mirrored: only those that are mirrored already.
-SELECT person.{person_id}, map.target_person_id, person."thumbnailPath"
+-- The same for people named by key, of the source or mirrored: only those whose mirror is ours.
+SELECT DISTINCT person.{person_id}, {mirror_id}, person."thumbnailPath", false
 FROM public._face_sync_person_map AS map
 JOIN person ON person.{person_id} = map.source_person_id AND person."ownerId" = %(source_user)s
+LEFT JOIN public._face_sync_person_map AS back
+       ON back.target_person_id = person.{person_id}
+      AND back.target_user_id = %(source_user)s AND back.source_user_id = %(target_user)s
+      AND back.source_person_id <> person.{person_id}
 WHERE map.target_user_id = %(target_user)s
   AND map.source_user_id = %(source_user)s
+  AND NOT map.adopted
+  AND back.source_person_id IS NULL
   AND (map.source_person_id = ANY(%(ids)s) OR map.target_person_id = ANY(%(ids)s))
 
 -- name: held_people
@@ -23,10 +68,37 @@ FROM public._face_sync_face_map
 WHERE target_asset_id = ANY(%(targets)s) AND target_person_id IS NOT NULL
 
 -- name: map_people
-INSERT INTO public._face_sync_person_map (source_person_id, target_person_id, source_user_id, target_user_id)
+INSERT INTO public._face_sync_person_map AS map (source_person_id, target_person_id, source_user_id, target_user_id)
 SELECT source_id, target_id, %(source_user)s, %(target_user)s
-FROM unnest(%(person_sources)s::uuid[], %(person_targets)s::uuid[]) AS people(source_id, target_id)
+FROM unnest(%(person_sources)s::uuid[], %(person_targets)s::uuid[], %(person_theirs)s::boolean[])
+         AS people(source_id, target_id, theirs)
+WHERE NOT people.theirs
+-- From 3.2: the users have joined one cluster group, and share the person group now.
+ON CONFLICT (source_person_id, target_user_id) DO UPDATE SET target_person_id = excluded.target_person_id
+WHERE map.target_person_id <> excluded.target_person_id
+
+-- name: adopt_faces
+-- Copies that another sidecar made have faces that we know nothing of: each is the copy of the source's face
+-- with the same box.
+INSERT INTO public._face_sync_face_map (source_face_id, target_face_id, target_asset_id, target_user_id, target_person_id)
+SELECT DISTINCT ON (face.id) face.id, copied.id, batch.target_id, %(target_user)s, copied.{face_person}
+FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
+JOIN asset_face AS face ON face."assetId" = batch.source_id AND face."deletedAt" IS NULL
+JOIN asset_face AS copied
+  ON copied."assetId" = batch.target_id
+ AND (copied."boundingBoxX1", copied."boundingBoxY1", copied."boundingBoxX2", copied."boundingBoxY2")
+   = (face."boundingBoxX1", face."boundingBoxY1", face."boundingBoxX2", face."boundingBoxY2")
+WHERE NOT EXISTS (SELECT FROM public._face_sync_face_map AS known WHERE known.target_asset_id = batch.target_id)
+  AND NOT EXISTS (SELECT FROM public._face_sync_base AS base WHERE base.target_asset_id = batch.target_id)
+ORDER BY face.id, copied.id
 ON CONFLICT DO NOTHING
+
+-- name: delete_strays
+-- Immich was forced to detect faces again, on the copies too: what it found there are the copied faces once more.
+DELETE FROM asset_face AS stray
+WHERE stray."assetId" = ANY(%(targets)s)
+  AND stray."sourceType" = 'machine-learning'
+  AND NOT EXISTS (SELECT FROM public._face_sync_face_map AS map WHERE map.target_face_id = stray.id)
 
 -- name: delete_faces
 -- Copied faces whose source face is gone, deleted, or no longer anybody's.
@@ -52,8 +124,8 @@ DELETE FROM asset_face USING gone WHERE asset_face.id = gone.target_face_id
 WITH batch AS (
     SELECT * FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
 ), people AS (
-    SELECT * FROM unnest(%(person_sources)s::uuid[], %(person_targets)s::uuid[], %(person_thumbnails)s::text[])
-                      AS people(source_id, target_id, thumbnail)
+    SELECT * FROM unnest(%(person_sources)s::uuid[], %(person_targets)s::uuid[], %(person_thumbnails)s::text[],
+                         %(person_theirs)s::boolean[]) AS people(source_id, target_id, thumbnail, theirs)
 ), wanted AS (
     SELECT coalesce(map.target_face_id, pg_temp.copy_id(face.id, %(target_user)s)) AS new_id,
            batch.target_id AS new_asset, people.target_id AS new_person, face.*
@@ -86,6 +158,7 @@ WITH batch AS (
     FROM people
     JOIN person AS source ON source.{person_id} = people.source_id AND source."ownerId" = %(source_user)s
     JOIN featured ON featured.person_id = people.target_id AND featured.face_id IS NOT NULL
+    WHERE NOT people.theirs
     ON CONFLICT ({person_key}) DO UPDATE SET {person_changes}
     WHERE {person_differs}
 ), noted AS (
@@ -114,41 +187,52 @@ ON CONFLICT ("faceId") DO UPDATE SET {changes}
 WHERE {differs}
 
 -- name: empty_people
--- Mirrored people that no face on an asset of the target user needs any more.
-SELECT map.target_person_id, person."thumbnailPath"
-FROM public._face_sync_person_map AS map
-LEFT JOIN person ON person.{person_id} = map.target_person_id AND person."ownerId" = %(target_user)s
-WHERE map.target_user_id = %(target_user)s
-  AND map.target_person_id = ANY(%(people)s)
+-- Mirrored people that no face on an asset of the target user needs any more. ``held`` are people that we wrote
+-- into faces: a mirror that the map has no more may be among them. Never one who is the target's own.
+SELECT found.id, person."thumbnailPath"
+FROM unnest(%(people)s::uuid[]) AS found(id)
+LEFT JOIN person ON person.{person_id} = found.id AND person."ownerId" = %(target_user)s
+WHERE (found.id = ANY(%(held)s) OR EXISTS (
+          SELECT FROM public._face_sync_person_map AS map
+          WHERE map.target_person_id = found.id AND map.target_user_id = %(target_user)s))
+  AND {not_theirs}
   AND NOT EXISTS (
       SELECT FROM asset_face AS face JOIN asset ON asset.id = face."assetId"
-      WHERE face.{face_person} = map.target_person_id AND asset."ownerId" = %(target_user)s
+      WHERE face.{face_person} = found.id AND asset."ownerId" = %(target_user)s
   )
+
+-- name: not_theirs
+NOT EXISTS (
+    SELECT FROM public._face_sync_person_map AS own
+    WHERE (own.target_person_id = found.id AND own.target_user_id = %(target_user)s AND own.adopted)
+       OR (own.source_person_id = found.id AND own.source_user_id = %(target_user)s
+           AND own.target_person_id <> own.source_person_id))
 
 -- name: delete_people
 -- By plain SQL and for those still without a face, so that phones hear of it.
-WITH gone AS (
-    DELETE FROM public._face_sync_person_map AS map
-    WHERE map.target_user_id = %(target_user)s
-      AND map.target_person_id = ANY(%(people)s)
+WITH empty AS (
+    SELECT found.id FROM unnest(%(people)s::uuid[]) AS found(id)
+    WHERE {not_theirs}
       AND NOT EXISTS (
           SELECT FROM asset_face AS face JOIN asset ON asset.id = face."assetId"
-          WHERE face.{face_person} = map.target_person_id AND asset."ownerId" = %(target_user)s
+          WHERE face.{face_person} = found.id AND asset."ownerId" = %(target_user)s
       )
-    RETURNING map.target_person_id
+), unmapped AS (
+    DELETE FROM public._face_sync_person_map AS map USING empty
+    WHERE map.target_person_id = empty.id AND map.target_user_id = %(target_user)s
 )
-DELETE FROM person USING gone WHERE person.{person_id} = gone.target_person_id AND person."ownerId" = %(target_user)s
+DELETE FROM person USING empty WHERE person.{person_id} = empty.id AND person."ownerId" = %(target_user)s
 
 -- name: mirror_person
 -- Up to 3.1: a person of the target's own.
-pg_temp.copy_id(person.id, %(target_user)s)
+coalesce(back.source_person_id, map.target_person_id, pg_temp.copy_id(person.id, %(target_user)s))
 
 -- name: mirror_group
 -- From 3.2: in one cluster group the same person group, else a mirrored one.
 CASE WHEN (SELECT "clusterGroupId" FROM "user" WHERE id = %(source_user)s)
         = (SELECT "clusterGroupId" FROM "user" WHERE id = %(target_user)s)
      THEN person."personGroupId"
-     ELSE pg_temp.copy_id(person."personGroupId", %(target_user)s)
+     ELSE coalesce(back.source_person_id, map.target_person_id, pg_temp.copy_id(person."personGroupId", %(target_user)s))
 END
 
 -- name: person_groups
