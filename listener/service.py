@@ -203,6 +203,7 @@ class Service:
             self._waiting.clear()
             for job in self._jobs():
                 async with self._pool.connection() as connection:
+                    await sweep.tidy(connection)
                     async for keys in sweep.pages(connection, job):
                         await self.queue.until(lambda: self.queue.waiting < _BACKLOG)
                         self.queue.add(keys, urgent=False)

@@ -25,3 +25,8 @@ async def pages(connection: Connection, job: Job) -> AsyncIterator[list[Key]]:
                 break
             after = rows[-1][0]
             yield [Key("asset" if kind == "asset" else "person", row[0]) for row in rows]
+
+
+async def tidy(connection: Connection) -> None:
+    """Drop notes about sources that are gone for good."""
+    await connection.execute(query("sweep", "tidy"))

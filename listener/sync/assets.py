@@ -12,7 +12,7 @@ from uuid import UUID
 
 from psycopg import sql
 
-from listener.database import Connection, query, writing
+from listener.database import Connection, query, statement, writing
 from listener.immich.catalog import Catalog
 from listener.immich.layout import path_checksum
 from listener.settings import Job
@@ -55,13 +55,13 @@ class WantedCopy:
 class Rows:
     """The writing statements for one catalog: ``(table, statement)`` in the order of writing."""
 
-    assets: sql.Composed
-    children: tuple[tuple[str, sql.Composed, sql.Composed], ...]
-    delete_files: sql.Composed
-    upsert_files: sql.Composed
+    assets: bytes
+    children: tuple[tuple[str, bytes, bytes], ...]
+    delete_files: bytes
+    upsert_files: bytes
     people: People
     extras: Extras
-    note_base: sql.Composed | None
+    note_base: bytes | None
 
     @classmethod
     def compose(cls, catalog: Catalog) -> "Rows":
@@ -70,13 +70,24 @@ class Rows:
         rule = file_rule(catalog)
         file = parts(catalog, "asset_file", rule)
         return cls(
-            assets=query("rows", "upsert_assets").format(
-                columns=asset.columns, values=asset.values, changes=asset.changes, differs=asset.differs
+            assets=statement(
+                "rows",
+                "upsert_assets",
+                columns=asset.columns,
+                values=asset.values,
+                changes=asset.changes,
+                differs=asset.differs,
             ),
             children=child_statements(catalog),
-            delete_files=query("rows", "delete_files").format(same=sql.SQL(rule.same), ours=sql.SQL(rule.ours)),
-            upsert_files=query("rows", "upsert_files").format(
-                columns=file.columns, values=file.values, key=file.key, changes=file.changes, differs=file.differs
+            delete_files=statement("rows", "delete_files", same=sql.SQL(rule.same), ours=sql.SQL(rule.ours)),
+            upsert_files=statement(
+                "rows",
+                "upsert_files",
+                columns=file.columns,
+                values=file.values,
+                key=file.key,
+                changes=file.changes,
+                differs=file.differs,
             ),
             people=People.compose(catalog),
             extras=Extras.compose(catalog),
@@ -142,12 +153,12 @@ class Rows:
             )
 
 
-def _note_base(catalog: Catalog) -> sql.Composed | None:
+def _note_base(catalog: Catalog) -> bytes | None:
     """Before Immich 2.4 nothing tells a user's change of a copy from a metadata refresh: nothing is noted."""
     if not catalog.has("asset_exif", "lockedProperties"):
         return None
     edits = query("rows", "noted_edits") if catalog.has("asset_edit") else sql.SQL("'[]'::jsonb")
-    return query("rows", "note_base").format(noted_exif=noted_exif(catalog), noted_edits=edits)
+    return statement("rows", "note_base", noted_exif=noted_exif(catalog), noted_edits=edits)
 
 
 @dataclass(frozen=True, slots=True)

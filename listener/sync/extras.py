@@ -10,7 +10,7 @@ from typing import Any
 
 from psycopg import sql
 
-from listener.database import Connection, fetch, query
+from listener.database import Connection, fetch, query, statement
 from listener.immich.catalog import Catalog
 from listener.settings import Job
 
@@ -22,12 +22,12 @@ _TAGS = ("tags_remove", "tags_make", "tags_give")
 class Extras:
     """The statements for one catalog, each list in the order of running."""
 
-    stacks: tuple[sql.Composed, ...]
-    before_removal: tuple[sql.Composed, ...]
-    tags: tuple[sql.Composed, ...]
-    albums: tuple[sql.Composed, ...]
-    album_is_theirs: sql.SQL
-    give_back: tuple[sql.Composed, ...]
+    stacks: tuple[bytes, ...]
+    before_removal: tuple[bytes, ...]
+    tags: tuple[bytes, ...]
+    albums: tuple[bytes, ...]
+    album_is_theirs: bytes
+    give_back: tuple[bytes, ...]
 
     @classmethod
     def compose(cls, catalog: Catalog) -> "Extras":
@@ -42,8 +42,8 @@ class Extras:
         members = query("extras", "stack_members")
         wanted = query("extras", "tags_wanted").format(**names)
 
-        def composed(*steps: str) -> tuple[sql.Composed, ...]:
-            return tuple(query("extras", step).format(members=members, wanted=wanted, **names) for step in steps)
+        def composed(*steps: str) -> tuple[bytes, ...]:
+            return tuple(statement("extras", step, members=members, wanted=wanted, **names) for step in steps)
 
         tags = _TAGS if not catalog.has("tag_closure") else ("tags_remove", "tags_make", "tags_closure", "tags_give")
         owner = "album_owner_column" if catalog.has("album", "ownerId") else "album_owner_member"
@@ -52,7 +52,7 @@ class Extras:
             before_removal=composed("keep", "stack_uncover", "stack_drop"),
             tags=composed(*tags),
             albums=composed("album_add", "album_cover"),
-            album_is_theirs=query("extras", owner),
+            album_is_theirs=statement("extras", owner),
             give_back=composed("give_back_albums", "give_back_stacks_gone", "give_back_stacks", "given_back"),
         )
 
@@ -63,15 +63,15 @@ class Extras:
 
     async def write(self, connection: Connection, job: Job, params: Mapping[str, Any]) -> None:
         """Write what surrounds the copies of a batch. Part of a serialised transaction."""
-        for statement in (*self.give_back, *self.tags):
-            await connection.execute(statement, {**params, "tags": job.tags})
+        for step in (*self.give_back, *self.tags):
+            await connection.execute(step, {**params, "tags": job.tags})
         if params["album"] is not None:
-            for statement in self.albums:
-                await connection.execute(statement, params)
-        for statement in self.stacks:
-            await connection.execute(statement, params)
+            for step in self.albums:
+                await connection.execute(step, params)
+        for step in self.stacks:
+            await connection.execute(step, params)
 
     async def before(self, connection: Connection, params: Mapping[str, Any]) -> None:
         """Note what the target user had done with copies that go now, and take them out of stacks."""
-        for statement in self.before_removal:
-            await connection.execute(statement, params)
+        for step in self.before_removal:
+            await connection.execute(step, params)

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from psycopg import sql
 
-from listener.database import Connection, fetch, query
+from listener.database import Connection, fetch, query, statement
 from listener.immich.catalog import Catalog
 from listener.immich.layout import Layout
 from listener.settings import Job
@@ -51,16 +51,16 @@ class People:
     """The statements for one catalog."""
 
     person_groups: bool
-    adopt: sql.Composed
-    of_assets: sql.Composed
-    by_id: sql.Composed
-    groups: sql.SQL | None
-    upsert: sql.Composed
-    face_search: sql.Composed
-    adopt_faces: sql.Composed
-    delete_faces: sql.Composed
-    empty: sql.Composed
-    delete: sql.Composed
+    adopt: bytes
+    of_assets: bytes
+    by_id: bytes
+    groups: bytes | None
+    upsert: bytes
+    face_search: bytes
+    adopt_faces: bytes
+    delete_faces: bytes
+    empty: bytes
+    delete: bytes
 
     @classmethod
     def compose(cls, catalog: Catalog) -> "People":
@@ -77,11 +77,13 @@ class People:
         theirs = query("people", "not_theirs")
         return cls(
             person_groups=groups,
-            adopt=query("people", "adopt_survivors").format(**names),
-            of_assets=query("people", "people_of_assets").format(mirror_id=mirror, **names),
-            by_id=query("people", "people_by_id").format(mirror_id=mirror, **names),
-            groups=query("people", "person_groups") if groups else None,
-            upsert=query("people", "upsert_people_and_faces").format(
+            adopt=statement("people", "adopt_survivors", **names),
+            of_assets=statement("people", "people_of_assets", mirror_id=mirror, **names),
+            by_id=statement("people", "people_by_id", mirror_id=mirror, **names),
+            groups=statement("people", "person_groups") if groups else None,
+            upsert=statement(
+                "people",
+                "upsert_people_and_faces",
                 person_columns=person.columns,
                 person_values=person.values,
                 person_key=person.key,
@@ -93,17 +95,19 @@ class People:
                 face_differs=face.differs,
                 **names,
             ),
-            face_search=query("people", "upsert_face_search").format(
+            face_search=statement(
+                "people",
+                "upsert_face_search",
                 columns=search.columns,
                 values=search.values,
                 changes=search.changes,
                 differs=search.differs,
                 votes=query("people", "votes_in_own_group" if groups else "votes_always"),
             ),
-            adopt_faces=query("people", "adopt_faces").format(**names),
-            delete_faces=query("people", "delete_faces").format(**names),
-            empty=query("people", "empty_people").format(not_theirs=theirs, **names),
-            delete=query("people", "delete_people").format(not_theirs=theirs, **names),
+            adopt_faces=statement("people", "adopt_faces", **names),
+            delete_faces=statement("people", "delete_faces", **names),
+            empty=statement("people", "empty_people", not_theirs=theirs, **names),
+            delete=statement("people", "delete_people", not_theirs=theirs, **names),
         )
 
     async def of(self, connection: Connection, job: Job, sources: Sequence[Source], layout: Layout) -> list[Person]:
@@ -203,7 +207,8 @@ def _person_rule(groups: bool) -> Rule:
             "name": "CASE WHEN mine.name = '' THEN excluded.name ELSE mine.name END",
             "birthDate": 'coalesce(mine."birthDate", excluded."birthDate")',
             "faceAssetId": 'coalesce(mine."faceAssetId", excluded."faceAssetId")',
-            "thumbnailPath": 'CASE WHEN mine."thumbnailPath" = \'\' THEN excluded."thumbnailPath" ELSE mine."thumbnailPath" END',
+            "thumbnailPath": """CASE WHEN mine."thumbnailPath" = '' THEN excluded."thumbnailPath"
+                                     ELSE mine."thumbnailPath" END""",
         },
     )
 

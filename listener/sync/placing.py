@@ -4,18 +4,22 @@ A source whose file is missing or refused is told apart with its reason; nothing
 """
 
 import contextlib
+import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from listener.immich.layout import Layout, RefusedPathError
+from listener.ops import logs
 from listener.ops.metrics import Metrics
 from listener.settings import Job
 from listener.sync.assets import PlacedFile, WantedCopy, Written
 from listener.sync.files import FileProblemError, FileTask, LinkMode, OriginalLinks, place, remove_files
 from listener.sync.people import Person
 from listener.sync.plan import Source, SourceFile
+
+log = logs.get("placing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class Placer:
     layout: Layout
     mode: LinkMode
     metrics: Metrics
+    once: logs.Limited = field(default_factory=lambda: logs.Limited(log, period=math.inf))
 
     def unmade(self, job: Job, sources: Sequence[Source], files: Mapping[UUID, Sequence[SourceFile]]) -> list[Source]:
         """Return those of these copies that lack a file by name: making it is to be marked first."""
@@ -133,4 +138,12 @@ class Placer:
         return target
 
     def _place(self, task: FileTask) -> None:
-        self.metrics.files.labels(how=place(task, self.layout, self.mode)).inc()
+        how = place(task, self.layout, self.mode)
+        self.metrics.files.labels(how=how).inc()
+        if task.shared and self.mode == "auto" and how in {"reflink", "copy"}:
+            self.once.warning(
+                "hardlinks cannot be made here: files of copies take space of their own. The thumbnails of all users "
+                "must lie on one file system and in one mount",
+                file=task.target,
+                instead=how,
+            )

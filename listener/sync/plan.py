@@ -10,7 +10,7 @@ from uuid import UUID
 
 from psycopg import sql
 
-from listener.database import Connection, fetch, query
+from listener.database import Connection, fetch, query, statement
 from listener.immich.api import Features
 from listener.immich.catalog import Catalog
 from listener.settings import Job
@@ -60,8 +60,8 @@ class SourceFile:
 class Planner:
     """The reading statements for one catalog."""
 
-    sources_query: sql.Composed
-    files_query: sql.Composed
+    sources_query: bytes
+    files_query: bytes
 
     @classmethod
     def compose(cls, catalog: Catalog) -> "Planner":
@@ -72,10 +72,15 @@ class Planner:
         own_date = query("plan", "own_date") if catalog.has("asset_exif", "lockedProperties") else sql.SQL("false")
         edited = sql.SQL('file."isEdited"' if catalog.has("asset_file", "isEdited") else "false")
         return cls(
-            query("plan", "sources").format(
-                ocr_missing=ocr, encoded_video=encoded, own_edits=own_edits, own_date=own_date
+            statement(
+                "plan",
+                "sources",
+                ocr_missing=ocr,
+                encoded_video=encoded,
+                own_edits=own_edits,
+                own_date=own_date,
             ),
-            query("plan", "files").format(is_edited=edited),
+            statement("plan", "files", is_edited=edited),
         )
 
     async def sources(

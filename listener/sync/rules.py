@@ -14,7 +14,7 @@ from typing import LiteralString
 
 from psycopg import sql
 
-from listener.database import identifiers, query
+from listener.database import identifiers, query, statement
 from listener.immich.catalog import Catalog
 
 _COPY_ID: LiteralString = "pg_temp.copy_id(source.id, %(target_user)s)"
@@ -247,7 +247,7 @@ def _expression(text: LiteralString | sql.Composed) -> sql.Composable:
     return text if isinstance(text, sql.Composed) else sql.SQL(text)
 
 
-def child_statements(catalog: Catalog) -> tuple[tuple[str, sql.Composed, sql.Composed], ...]:
+def child_statements(catalog: Catalog) -> tuple[tuple[str, bytes, bytes], ...]:
     """Return ``(table, delete, upsert)`` for each table of rows that belong to one asset and that this Immich has.
 
     Deleted first: a replaced edit has the number of the one before.
@@ -261,10 +261,10 @@ def child_statements(catalog: Catalog) -> tuple[tuple[str, sql.Composed, sql.Com
         statements.append(
             (
                 table,
-                query("rows", "delete_children").format(
-                    table=sql.Identifier(table), same=sql.SQL(rule.same), ours=ours
-                ),
-                query("rows", "upsert_children").format(
+                statement("rows", "delete_children", table=sql.Identifier(table), same=sql.SQL(rule.same), ours=ours),
+                statement(
+                    "rows",
+                    "upsert_children",
                     table=sql.Identifier(table),
                     ours=ours,
                     columns=made.columns,
