@@ -4,7 +4,7 @@ Every session of ours is quiet (``face_sync.quiet``), so that our triggers never
 and has the two session functions of ``sql/queries/session.sql`` in ``pg_temp``.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -74,6 +74,11 @@ async def writing(connection: Connection, target_user: UUID) -> AsyncIterator[No
     async with connection.transaction():
         await connection.execute(query("session", "serialise"), {"lock_class": WRITE_LOCK, "target_user": target_user})
         yield
+
+
+def uuids(ids: Iterable[UUID | None]) -> str:
+    """Return ids as the text of a uuid[]: the same list goes to thirty statements, and is rendered once."""
+    return "{" + ",".join("NULL" if id_ is None else str(id_) for id_ in ids) + "}"
 
 
 async def fetch(connection: Connection, text: sql.SQL | bytes, params: dict[str, Any]) -> list[TupleRow]:

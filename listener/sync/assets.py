@@ -12,7 +12,7 @@ from uuid import UUID
 
 from psycopg import sql
 
-from listener.database import Connection, query, statement, writing
+from listener.database import Connection, query, statement, uuids, writing
 from listener.immich.catalog import Catalog
 from listener.immich.layout import path_checksum
 from listener.settings import Job
@@ -118,14 +118,14 @@ class Rows:
             "album": album,
             "own_sidecars": own_sidecars,
             "lockable": list(LOCKABLE),
-            "own_edits": [source.target_id for source in sources if source.own_edits],
-            "own_dates": [source.target_id for source in sources if source.own_date],
+            "own_edits": uuids(source.target_id for source in sources if source.own_edits),
+            "own_dates": uuids(source.target_id for source in sources if source.own_date),
             "originals": [copy.path for copy in copies],
             "checksums": [path_checksum(copy.path) for copy in copies],
             "modified": [_to_millisecond(copy.modified_ns) for copy in copies],
             "encoded": [copy.encoded for copy in copies],
-            "file_ids": [file.source_file_id for _, file in files],
-            "file_targets": [target_id for target_id, _ in files],
+            "file_ids": uuids(file.source_file_id for _, file in files),
+            "file_targets": uuids(target_id for target_id, _ in files),
             "file_paths": [file.path for _, file in files],
         }
         async with writing(connection, job.target_user_id):

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from psycopg import sql
 
-from listener.database import Connection, fetch, query, statement
+from listener.database import Connection, fetch, query, statement, uuids
 from listener.immich.catalog import Catalog
 from listener.immich.layout import Layout
 from listener.settings import Job
@@ -112,14 +112,14 @@ class People:
 
     async def of(self, connection: Connection, job: Job, sources: Sequence[Source], layout: Layout) -> list[Person]:
         """Read the people that the copied faces of these sources need."""
-        params = {**job_params(job), **batch_params(sources), "ids": []}
+        params = {**job_params(job), **batch_params(sources), "ids": uuids([])}
         await connection.execute(self.adopt, params)
         rows = await fetch(connection, self.of_assets, params)
         return [self._person(job, layout, *row) for row in rows]
 
     async def mirrored(self, connection: Connection, job: Job, ids: Sequence[UUID], layout: Layout) -> list[Person]:
         """Read the people named by these ids, of the source or mirrored, that have a mirror."""
-        params = {**job_params(job), **batch_params([]), "ids": list(ids)}
+        params = {**job_params(job), **batch_params([]), "ids": uuids(ids)}
         await connection.execute(self.adopt, params)
         rows = await fetch(connection, self.by_id, params)
         return [self._person(job, layout, *row) for row in rows]
@@ -137,7 +137,7 @@ class People:
 
     async def held(self, connection: Connection, targets: Sequence[UUID]) -> set[UUID]:
         """Read the mirrored people that these copies hold now."""
-        rows = await fetch(connection, query("people", "held_people"), {"targets": list(targets)})
+        rows = await fetch(connection, query("people", "held_people"), {"targets": uuids(targets)})
         return {row[0] for row in rows}
 
     async def write(
@@ -148,7 +148,7 @@ class People:
             **job_params(job),
             **batch_params(sources),
             **_person_arrays(people),
-            "own_edits": [source.target_id for source in sources if source.own_edits],
+            "own_edits": uuids(source.target_id for source in sources if source.own_edits),
         }
         await connection.execute(self.adopt_faces, params)
         await connection.execute(self.delete_faces, params)
@@ -165,18 +165,18 @@ class People:
 
         ``(id, thumbnail path)`` each; never a person of the target's own.
         """
-        params = {**job_params(job), "people": list({*people, *held}), "held": list(held)}
+        params = {**job_params(job), "people": uuids({*people, *held}), "held": uuids(held)}
         return [(row[0], row[1]) for row in await fetch(connection, self.empty, params)]
 
     async def drop(self, connection: Connection, job: Job, people: Sequence[UUID]) -> None:
         """Delete those of these mirrored people that still have no face."""
-        await connection.execute(self.delete, {**job_params(job), "people": list(people)})
+        await connection.execute(self.delete, {**job_params(job), "people": uuids(people)})
 
 
 def _person_arrays(people: Sequence[Person]) -> dict[str, object]:
     return {
-        "person_sources": [person.source_id for person in people],
-        "person_targets": [person.target_id for person in people],
+        "person_sources": uuids(person.source_id for person in people),
+        "person_targets": uuids(person.target_id for person in people),
         "person_thumbnails": [person.thumbnail for person in people],
         "person_theirs": [person.theirs for person in people],
     }
@@ -235,7 +235,7 @@ def _face_rule(groups: bool) -> Rule:
             person: f"""CASE WHEN mine."{person}" IS NULL OR mine."{person}" IS NOT DISTINCT FROM {_BASE_PERSON}
                  THEN excluded."{person}" ELSE mine."{person}" END""",
             # Faces that the target's own crop hides (2.5+).
-            "isVisible": """CASE WHEN mine."assetId" = ANY(%(own_edits)s) THEN mine."isVisible"
+            "isVisible": """CASE WHEN mine."assetId" = ANY(%(own_edits)s::uuid[]) THEN mine."isVisible"
                                  ELSE excluded."isVisible" END""",
         },
     )

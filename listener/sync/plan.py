@@ -10,7 +10,7 @@ from uuid import UUID
 
 from psycopg import sql
 
-from listener.database import Connection, fetch, query, statement
+from listener.database import Connection, fetch, query, statement, uuids
 from listener.immich.api import Features
 from listener.immich.catalog import Catalog
 from listener.settings import Job
@@ -92,7 +92,7 @@ class Planner:
             self.sources_query,
             {
                 **job_params(job),
-                "ids": list(ids),
+                "ids": uuids(ids),
                 "uploads": job.kind == "uploads",
                 "source_prefix": job.source_path_prefix,
                 "remove_copies": job.remove_copies,
@@ -123,7 +123,7 @@ def job_params(job: Job) -> dict[str, object]:
 
 def batch_params(sources: Sequence[Source]) -> dict[str, object]:
     """Return the arrays that name a batch: source ids and copy ids, in the same order."""
-    return {"sources": [source.id for source in sources], "targets": [source.target_id for source in sources]}
+    return {"sources": uuids(source.id for source in sources), "targets": uuids(source.target_id for source in sources)}
 
 
 @dataclass(frozen=True, slots=True)

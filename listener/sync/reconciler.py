@@ -17,7 +17,7 @@ from uuid import UUID
 
 import psycopg
 
-from listener.database import Connection, query, writing
+from listener.database import Connection, query, uuids, writing
 from listener.immich.api import Features
 from listener.immich.catalog import Catalog
 from listener.immich.layout import Layout
@@ -230,9 +230,9 @@ class Reconciler:
             query("removal", "skip_doubles"),
             {
                 **job_params(job),
-                "sources": [source.id for source in todo.skip],
+                "sources": uuids(source.id for source in todo.skip),
                 "reasons": [source.double_reason for source in todo.skip],
-                "others": [source.double_id for source in todo.skip],
+                "others": uuids(source.double_id for source in todo.skip),
             },
         )
         await connection.execute(query("removal", "unskip"), {**job_params(job), **batch_params(todo.unskip)})
@@ -261,7 +261,7 @@ class Reconciler:
     async def _record(self, connection: Connection, job: Job, failed: dict[UUID, Failure]) -> None:
         await connection.execute(
             query("rows", "failed"),
-            {"job": job.name, "sources": list(failed), "reasons": [failure.text for failure in failed.values()]},
+            {"job": job.name, "sources": uuids(failed), "reasons": [failure.text for failure in failed.values()]},
         )
         for source_id, failure in failed.items():
             self.metrics.failures.labels(job=job.name, reason=failure.kind).inc()

@@ -28,9 +28,8 @@ async def remove(
     connection: Connection, job: Job, sources: Sequence[Source], layout: Layout, links: OriginalLinks, extras: Extras
 ) -> Removed:
     """Remove these copies. A copy whose files cannot be removed keeps its rows, to be tried again."""
-    targets = [source.target_id for source in sources]
     named: dict[UUID, list[str]] = {}
-    for target_id, path in await fetch(connection, query("removal", "files"), {"targets": targets}):
+    for target_id, path in await fetch(connection, query("removal", "files"), batch_params(sources)):
         named.setdefault(target_id, []).append(path)
     failed = await asyncio.to_thread(_remove_files, job, sources, named, layout, links)
     gone = [source for source in sources if source.id not in failed]

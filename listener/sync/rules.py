@@ -19,13 +19,13 @@ from listener.immich.catalog import Catalog
 
 _COPY_ID: LiteralString = "pg_temp.copy_id(source.id, %(target_user)s)"
 _AHEAD: LiteralString = "pg_temp.ahead()"
-_OURS_TO_EDIT: LiteralString = "NOT batch.target_id = ANY(%(own_edits)s)"
+_OURS_TO_EDIT: LiteralString = "NOT batch.target_id = ANY(%(own_edits)s::uuid[])"
 # Columns of asset_exif that a user can change and that Immich then locks (2.4+).
 LOCKABLE = ("dateTimeOriginal", "description", "latitude", "longitude", "rating", "tags", "timeZone")
 # Columns that follow from those: the place's names from its coordinates.
 _DERIVED: Mapping[str, str] = {"city": "latitude", "state": "latitude", "country": "latitude"}
 # Does the asset's exif row hold a date that is not the one we wrote? Replaced where there are no locks.
-_OWN_DATE: LiteralString = "mine.id = ANY(%(own_dates)s)"
+_OWN_DATE: LiteralString = "mine.id = ANY(%(own_dates)s::uuid[])"
 # Stamped by Immich's own triggers at every UPDATE; at INSERT the default is right.
 _STAMPED = frozenset({"updatedAt"})
 
@@ -98,7 +98,7 @@ ASSET = Rule(
         },
         # The picture is the target user's own once they have edited the copy (2.5+).
         **{
-            column: f'CASE WHEN mine.id = ANY(%(own_edits)s) THEN mine."{column}" ELSE excluded."{column}" END'
+            column: f'CASE WHEN mine.id = ANY(%(own_edits)s::uuid[]) THEN mine."{column}" ELSE excluded."{column}" END'
             for column in ("width", "height", "thumbhash")
         },
     },
@@ -166,7 +166,7 @@ CHILDREN: Mapping[str, Rule] = {
         own=frozenset({"updateId"}),
         # Text that the target's own crop hides.
         mend={
-            "isVisible": """CASE WHEN mine."assetId" = ANY(%(own_edits)s) THEN mine."isVisible"
+            "isVisible": """CASE WHEN mine."assetId" = ANY(%(own_edits)s::uuid[]) THEN mine."isVisible"
                                  ELSE excluded."isVisible" END"""
         },
         same=f"{_COPY_ID} = mine.id",

@@ -5,11 +5,11 @@
 -- user made is theirs, and no member of ours.
 WITH concerned AS (
     SELECT source."stackId" AS id
-    FROM asset AS source WHERE source.id = ANY(%(sources)s) AND source."stackId" IS NOT NULL
+    FROM asset AS source WHERE source.id = ANY(%(sources)s::uuid[]) AND source."stackId" IS NOT NULL
     UNION
     SELECT map.source_stack_id
     FROM asset AS copy JOIN public._face_sync_stack_map AS map ON map.target_stack_id = copy."stackId"
-    WHERE copy.id = ANY(%(targets)s)
+    WHERE copy.id = ANY(%(targets)s::uuid[])
 ), member AS (
     SELECT concerned.id AS source_stack, copy.id, copy."stackId",
            source.id = stack."primaryAssetId" AS cover,
@@ -77,9 +77,9 @@ DELETE FROM stack USING gone WHERE stack.id = gone.target_stack_id
 WITH led AS (
     SELECT stack.id,
            (SELECT member.id FROM asset AS member
-            WHERE member."stackId" = stack.id AND NOT member.id = ANY(%(targets)s)
+            WHERE member."stackId" = stack.id AND NOT member.id = ANY(%(targets)s::uuid[])
             ORDER BY member."fileCreatedAt", member.id LIMIT 1) AS next
-    FROM stack WHERE stack."primaryAssetId" = ANY(%(targets)s)
+    FROM stack WHERE stack."primaryAssetId" = ANY(%(targets)s::uuid[])
 )
 UPDATE stack SET "primaryAssetId" = led.next FROM led WHERE stack.id = led.id AND led.next IS NOT NULL
 
@@ -88,12 +88,12 @@ UPDATE stack SET "primaryAssetId" = led.next FROM led WHERE stack.id = led.id AN
 DELETE FROM stack
 WHERE NOT EXISTS (
           SELECT FROM public._face_sync_kept AS kept JOIN asset AS member ON member."stackId" = kept.stack_id
-          WHERE kept.stack_id = stack.id AND NOT member.id = ANY(%(targets)s))
+          WHERE kept.stack_id = stack.id AND NOT member.id = ANY(%(targets)s::uuid[]))
   AND stack.id IN (
-          SELECT copy."stackId" FROM asset AS copy WHERE copy.id = ANY(%(targets)s)
-          UNION SELECT led.id FROM stack AS led WHERE led."primaryAssetId" = ANY(%(targets)s))
+          SELECT copy."stackId" FROM asset AS copy WHERE copy.id = ANY(%(targets)s::uuid[])
+          UNION SELECT led.id FROM stack AS led WHERE led."primaryAssetId" = ANY(%(targets)s::uuid[]))
   AND (SELECT count(*) FROM asset AS member
-       WHERE member."stackId" = stack.id AND NOT member.id = ANY(%(targets)s)) < 2
+       WHERE member."stackId" = stack.id AND NOT member.id = ANY(%(targets)s::uuid[])) < 2
 
 -- name: tags_wanted
 -- The tags that sources of this batch have.
@@ -109,7 +109,7 @@ WITH wanted AS (
 -- Tags that we gave and that the source has no more. The target's own tags are not in our table.
 {wanted}, gone AS (
     DELETE FROM public._face_sync_tag_map AS map
-    WHERE map.target_asset_id = ANY(%(targets)s)
+    WHERE map.target_asset_id = ANY(%(targets)s::uuid[])
       AND NOT EXISTS (SELECT FROM wanted WHERE wanted.target_id = map.target_asset_id AND wanted.value = map.value)
     RETURNING map.target_asset_id, map.value
 )
@@ -173,7 +173,7 @@ ON CONFLICT DO NOTHING
 WITH fresh AS (
     INSERT INTO public._face_sync_album_map (target_asset_id, album_id)
     SELECT copy.id, %(album)s FROM asset AS copy
-    WHERE copy.id = ANY(%(targets)s) AND copy.visibility <> 'hidden'
+    WHERE copy.id = ANY(%(targets)s::uuid[]) AND copy.visibility <> 'hidden'
     ON CONFLICT DO NOTHING
     RETURNING target_asset_id
 )
@@ -184,7 +184,7 @@ ON CONFLICT DO NOTHING
 -- name: album_cover
 -- As Immich does: the first photo becomes the cover of an album that has none.
 UPDATE album SET "albumThumbnailAssetId" = (SELECT copy.id FROM asset AS copy
-                                            WHERE copy.id = ANY(%(targets)s) AND copy.visibility <> 'hidden'
+                                            WHERE copy.id = ANY(%(targets)s::uuid[]) AND copy.visibility <> 'hidden'
                                             ORDER BY copy."localDateTime" DESC, copy.id LIMIT 1)
 WHERE album.id = %(album)s AND album."albumThumbnailAssetId" IS NULL
 

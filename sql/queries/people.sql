@@ -6,9 +6,9 @@ WITH concerned AS (
     FROM public._face_sync_person_map AS map
     WHERE map.target_user_id = %(target_user)s
       AND map.source_user_id = %(source_user)s
-      AND (map.target_person_id = ANY(%(ids)s)
-           OR map.target_person_id IN (SELECT target_person_id FROM public._face_sync_face_map WHERE target_asset_id = ANY(%(targets)s))
-           OR map.source_person_id IN (SELECT {face_person} FROM asset_face WHERE "assetId" = ANY(%(sources)s)))
+      AND (map.target_person_id = ANY(%(ids)s::uuid[])
+           OR map.target_person_id IN (SELECT target_person_id FROM public._face_sync_face_map WHERE target_asset_id = ANY(%(targets)s::uuid[]))
+           OR map.source_person_id IN (SELECT {face_person} FROM asset_face WHERE "assetId" = ANY(%(sources)s::uuid[])))
       AND NOT EXISTS (
           SELECT FROM person WHERE person.{person_id} = map.target_person_id AND person."ownerId" = %(target_user)s)
 ), survivor AS (
@@ -59,13 +59,13 @@ WHERE map.target_user_id = %(target_user)s
   AND map.source_user_id = %(source_user)s
   AND NOT map.adopted
   AND back.source_person_id IS NULL
-  AND (map.source_person_id = ANY(%(ids)s) OR map.target_person_id = ANY(%(ids)s))
+  AND (map.source_person_id = ANY(%(ids)s::uuid[]) OR map.target_person_id = ANY(%(ids)s::uuid[]))
 
 -- name: held_people
 -- The mirrored people that these copies hold now: those that lose their last face must go.
 SELECT DISTINCT target_person_id
 FROM public._face_sync_face_map
-WHERE target_asset_id = ANY(%(targets)s) AND target_person_id IS NOT NULL
+WHERE target_asset_id = ANY(%(targets)s::uuid[]) AND target_person_id IS NOT NULL
 
 -- name: map_people
 INSERT INTO public._face_sync_person_map AS map (source_person_id, target_person_id, source_user_id, target_user_id)
@@ -96,7 +96,7 @@ ON CONFLICT DO NOTHING
 -- name: delete_strays
 -- Immich was forced to detect faces again, on the copies too: what it found there are the copied faces once more.
 DELETE FROM asset_face AS stray
-WHERE stray."assetId" = ANY(%(targets)s)
+WHERE stray."assetId" = ANY(%(targets)s::uuid[])
   AND stray."sourceType" = 'machine-learning'
   AND NOT EXISTS (SELECT FROM public._face_sync_face_map AS map WHERE map.target_face_id = stray.id)
 
@@ -141,7 +141,7 @@ WITH batch AS (
     UNION
     SELECT map.target_face_id, map.target_person_id, map.source_face_id
     FROM people JOIN public._face_sync_face_map AS map ON map.target_person_id = people.target_id
-    WHERE map.target_user_id = %(target_user)s AND NOT map.target_asset_id = ANY(%(targets)s)
+    WHERE map.target_user_id = %(target_user)s AND NOT map.target_asset_id = ANY(%(targets)s::uuid[])
 ), featured AS (
     SELECT people.target_id AS person_id,
            coalesce(
@@ -181,7 +181,7 @@ FROM public._face_sync_face_map AS map
 JOIN face_search AS source ON source."faceId" = map.source_face_id
 JOIN asset_face AS face ON face.id = map.target_face_id
 JOIN asset_face AS source_face ON source_face.id = map.source_face_id
-WHERE map.target_asset_id = ANY(%(targets)s)
+WHERE map.target_asset_id = ANY(%(targets)s::uuid[])
   AND {votes}
 ON CONFLICT ("faceId") DO UPDATE SET {changes}
 WHERE {differs}
@@ -192,7 +192,7 @@ WHERE {differs}
 SELECT found.id, person."thumbnailPath"
 FROM unnest(%(people)s::uuid[]) AS found(id)
 LEFT JOIN person ON person.{person_id} = found.id AND person."ownerId" = %(target_user)s
-WHERE (found.id = ANY(%(held)s) OR EXISTS (
+WHERE (found.id = ANY(%(held)s::uuid[]) OR EXISTS (
           SELECT FROM public._face_sync_person_map AS map
           WHERE map.target_person_id = found.id AND map.target_user_id = %(target_user)s))
   AND {not_theirs}

@@ -2,24 +2,44 @@
 -- What is to be done for these assets of one job: one row for each source asset that the keys lead to.
 -- A key may name a source, a copy, or one half of a live photo; the other half comes along.
 -- The rows are read as they are now: which event named the key plays no part.
+-- Everything is looked up by id. Whose row it is, is only asked of rows found ("IS NOT DISTINCT FROM" uses no
+-- index): a planner that is offered the owner reads the whole library for one photo.
 WITH named AS (
     SELECT coalesce(map.source_asset_id, asked.id) AS id
     FROM unnest(%(ids)s::uuid[]) AS asked(id)
     LEFT JOIN public._face_sync_asset_map AS map
            ON map.target_asset_id = asked.id
-          AND map.source_user_id = %(source_user)s
-          AND map.target_user_id = %(target_user)s
+          AND map.source_user_id IS NOT DISTINCT FROM %(source_user)s
+          AND map.target_user_id IS NOT DISTINCT FROM %(target_user)s
     UNION
     -- A photo of the target's own, because of which a source was skipped.
     SELECT skipped.source_asset_id
     FROM unnest(%(ids)s::uuid[]) AS asked(id)
-    JOIN public._face_sync_skipped AS skipped ON skipped.other_asset_id = asked.id AND skipped.target_user_id = %(target_user)s
+    JOIN public._face_sync_skipped AS skipped ON skipped.other_asset_id = asked.id
+    WHERE skipped.target_user_id IS NOT DISTINCT FROM %(target_user)s
 ), closure AS (
     SELECT id FROM named
     UNION
     SELECT still."livePhotoVideoId" FROM named JOIN asset AS still USING (id) WHERE still."livePhotoVideoId" IS NOT NULL
     UNION
-    SELECT still.id FROM named JOIN asset AS still ON still."livePhotoVideoId" = named.id AND still."ownerId" = %(source_user)s
+    SELECT still.id FROM named JOIN asset AS still ON still."livePhotoVideoId" = named.id
+    WHERE still."ownerId" IS NOT DISTINCT FROM %(source_user)s
+), own AS MATERIALIZED (
+    -- Photos that the target user uploaded themselves and that may be the same: by content, or by name and
+    -- capture time. Each is looked up by its index, once for the whole batch.
+    SELECT own.id, own.checksum, own."fileCreatedAt" AS taken, lower(regexp_replace(own."originalFileName", '\.[^.]*$', '')) AS stem
+    FROM asset AS own
+    WHERE %(duplicates)s
+      AND own.id IN (
+          SELECT same.id FROM asset AS same WHERE same.checksum IN (SELECT checksum FROM closure JOIN asset USING (id))
+          UNION
+          SELECT same.id FROM asset AS same
+          WHERE same."fileCreatedAt" IN (SELECT "fileCreatedAt" FROM closure JOIN asset USING (id))
+            AND same."ownerId" IS NOT DISTINCT FROM %(target_user)s)
+      AND own."ownerId" IS NOT DISTINCT FROM %(target_user)s
+      AND own."libraryId" IS NULL
+      AND own."deletedAt" IS NULL
+      AND own.visibility <> 'hidden'
 ), candidate AS (
     -- May it be shared at all, is Immich done with it, and what is there of its copy?
     SELECT source.id, source."originalPath" AS original, source.visibility = 'hidden' AS hidden,
@@ -36,7 +56,8 @@ WITH named AS (
                         ELSE source."isExternal" AND library.id IS NOT NULL AND library."deletedAt" IS NULL
                    END
                AND starts_with(source."originalPath", %(source_prefix)s || '/')
-               AND NOT EXISTS (SELECT FROM public._face_sync_asset_map AS copied WHERE copied.target_asset_id = source.id)
+               -- Never a copy of a copy.
+               AND copied.target_asset_id IS NULL
            ) AS qualifies,
            CASE
                WHEN status."metadataExtractedAt" IS NULL THEN 'metadata'
@@ -52,6 +73,7 @@ WITH named AS (
            double.id AS double_id, double.reason AS double_reason
     FROM closure
     JOIN asset AS source USING (id)
+    LEFT JOIN public._face_sync_asset_map AS copied ON copied.target_asset_id = source.id
     JOIN "user" AS owner ON owner.id = source."ownerId"
     LEFT JOIN library ON library.id = source."libraryId"
     LEFT JOIN asset_job_status AS status ON status."assetId" = source.id
@@ -60,27 +82,18 @@ WITH named AS (
         WHERE file."assetId" = source.id AND file.type IN ('preview', 'thumbnail')
     ) AS files
     LEFT JOIN LATERAL (
-        -- Has the target user the same photo as an upload of their own: by content, or by name and capture
-        -- time? Asked only where there is no copy yet: one that is there stays.
+        -- Asked only where there is no copy yet: one that is there stays.
         SELECT own.id, CASE WHEN own.checksum = source.checksum THEN 'duplicate_checksum' ELSE 'duplicate_filename' END AS reason
-        FROM asset AS own
-        WHERE %(duplicates)s
+        FROM own
+        WHERE (own.checksum = source.checksum OR (own.taken = source."fileCreatedAt" AND own.stem = lower(regexp_replace(source."originalFileName", '\.[^.]*$', ''))))
           AND source.visibility <> 'hidden'
-          AND own."ownerId" = %(target_user)s
-          AND own."libraryId" IS NULL
-          AND own."deletedAt" IS NULL
-          AND own.visibility <> 'hidden'
-          AND (own.checksum = source.checksum
-               OR (own."fileCreatedAt" = source."fileCreatedAt"
-                   AND lower(regexp_replace(own."originalFileName", '\.[^.]*$', ''))
-                     = lower(regexp_replace(source."originalFileName", '\.[^.]*$', ''))))
           AND NOT EXISTS (
-              SELECT FROM public._face_sync_asset_map AS copied
-              WHERE copied.source_asset_id = source.id AND copied.target_user_id = %(target_user)s)
+              SELECT FROM public._face_sync_asset_map AS made
+              WHERE made.source_asset_id = source.id AND made.target_user_id = %(target_user)s)
         ORDER BY own.id
         LIMIT 1
     ) AS double ON true
-    WHERE source."ownerId" = %(source_user)s
+    WHERE source."ownerId" IS NOT DISTINCT FROM %(source_user)s
 )
 SELECT closure.id,
        coalesce(map.target_asset_id, pg_temp.copy_id(closure.id, %(target_user)s)) AS target_id,
@@ -109,12 +122,13 @@ SELECT closure.id,
 FROM closure
 LEFT JOIN candidate ON candidate.id = closure.id
 LEFT JOIN public._face_sync_asset_map AS map
-       ON map.source_asset_id = closure.id AND map.target_user_id = %(target_user)s AND map.source_user_id = %(source_user)s
+       ON map.source_asset_id = closure.id AND map.target_user_id = %(target_user)s
+      AND map.source_user_id IS NOT DISTINCT FROM %(source_user)s
 LEFT JOIN public._face_sync_intent AS intent
        ON intent.source_asset_id = closure.id AND intent.target_user_id = %(target_user)s
 LEFT JOIN public._face_sync_skipped AS skipped
        ON skipped.source_asset_id = closure.id AND skipped.target_user_id = %(target_user)s
-LEFT JOIN asset AS copy ON copy.id = map.target_asset_id AND copy."ownerId" = %(target_user)s
+LEFT JOIN asset AS copy ON copy.id = map.target_asset_id AND copy."ownerId" IS NOT DISTINCT FROM %(target_user)s
 LEFT JOIN public._face_sync_base AS base ON base.target_asset_id = copy.id
 -- Motion parts first: where a batch is split, they are there before their stills.
 ORDER BY candidate.hidden DESC NULLS LAST

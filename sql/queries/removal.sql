@@ -1,23 +1,23 @@
 -- name: files
 -- Every file that the rows of these copies name, and the mirrored people they hold.
-SELECT file."assetId", file.path FROM asset_file AS file WHERE file."assetId" = ANY(%(targets)s) AND file.type <> 'sidecar'
+SELECT file."assetId", file.path FROM asset_file AS file WHERE file."assetId" = ANY(%(targets)s::uuid[]) AND file.type <> 'sidecar'
 
 -- name: delete_copies
 -- By plain SQL, so that Immich's audit triggers tell the phones. The rows of other tables go by cascade.
-DELETE FROM asset WHERE id = ANY(%(targets)s) AND "ownerId" = %(target_user)s
+DELETE FROM asset WHERE id = ANY(%(targets)s::uuid[]) AND "ownerId" = %(target_user)s
 
 -- name: forget
 -- Into which album a copy was put once is remembered, for the day that its source comes back.
 WITH faces AS (
-    DELETE FROM public._face_sync_face_map WHERE target_asset_id = ANY(%(targets)s)
+    DELETE FROM public._face_sync_face_map WHERE target_asset_id = ANY(%(targets)s::uuid[])
 ), bases AS (
-    DELETE FROM public._face_sync_base WHERE target_asset_id = ANY(%(targets)s)
+    DELETE FROM public._face_sync_base WHERE target_asset_id = ANY(%(targets)s::uuid[])
 ), tags AS (
-    DELETE FROM public._face_sync_tag_map WHERE target_asset_id = ANY(%(targets)s)
+    DELETE FROM public._face_sync_tag_map WHERE target_asset_id = ANY(%(targets)s::uuid[])
 ), intents AS (
-    DELETE FROM public._face_sync_intent WHERE source_asset_id = ANY(%(sources)s) AND target_user_id = %(target_user)s
+    DELETE FROM public._face_sync_intent WHERE source_asset_id = ANY(%(sources)s::uuid[]) AND target_user_id = %(target_user)s
 )
-DELETE FROM public._face_sync_asset_map WHERE target_asset_id = ANY(%(targets)s)
+DELETE FROM public._face_sync_asset_map WHERE target_asset_id = ANY(%(targets)s::uuid[])
 
 -- name: respect
 -- The copy was made and is no more: its user deleted it for good. It is not made again.
@@ -43,4 +43,4 @@ ON CONFLICT (source_asset_id, target_user_id) DO UPDATE SET reason = excluded.re
 WHERE (known.reason, known.other_asset_id) IS DISTINCT FROM (excluded.reason, excluded.other_asset_id)
 
 -- name: unskip
-DELETE FROM public._face_sync_skipped WHERE source_asset_id = ANY(%(sources)s) AND target_user_id = %(target_user)s
+DELETE FROM public._face_sync_skipped WHERE source_asset_id = ANY(%(sources)s::uuid[]) AND target_user_id = %(target_user)s

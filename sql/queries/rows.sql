@@ -60,14 +60,14 @@ RETURNING mine.path
 
 -- name: named_files
 -- What the rows of these copies name now: a file that was just placed may have lost its row meanwhile.
-SELECT path FROM asset_file WHERE "assetId" = ANY(%(targets)s)
+SELECT path FROM asset_file WHERE "assetId" = ANY(%(targets)s::uuid[])
 
 -- name: finish
 -- The copy is whole: known as one, and no longer begun.
 WITH done AS (
     DELETE FROM public._face_sync_intent AS intent
     USING asset AS copy
-    WHERE intent.source_asset_id = ANY(%(sources)s)
+    WHERE intent.source_asset_id = ANY(%(sources)s::uuid[])
       AND intent.target_user_id = %(target_user)s
       AND copy.id = intent.target_asset_id
 )
@@ -89,7 +89,7 @@ ON CONFLICT (target_asset_id) DO UPDATE SET exif = excluded.exif, edits = exclud
 WHERE (base.exif, base.edits) IS DISTINCT FROM (excluded.exif, excluded.edits)
 
 -- name: noted_edits
-CASE WHEN batch.target_id = ANY(%(own_edits)s) THEN coalesce(before.edits, '[]') ELSE coalesce((
+CASE WHEN batch.target_id = ANY(%(own_edits)s::uuid[]) THEN coalesce(before.edits, '[]') ELSE coalesce((
     SELECT jsonb_agg(jsonb_build_object('action', edit.action, 'parameters', edit.parameters) ORDER BY edit.sequence)
     FROM asset_edit AS edit WHERE edit."assetId" = batch.source_id), '[]') END
 
