@@ -5,6 +5,7 @@ Exit codes: 0 all well, 1 something is not as it should be, 2 the settings or th
 
 import asyncio
 import json
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -77,7 +78,10 @@ def run() -> None:
     loaded = _settings()
 
     async def serve() -> None:
-        await Service(loaded).run()
+        service = Service(loaded)
+        for name in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(name, service.stop)
+        await service.run()
 
     try:
         asyncio.run(serve())

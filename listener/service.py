@@ -8,7 +8,6 @@ and the sweep runs, since anything may have happened meanwhile.
 import asyncio
 import contextlib
 import random
-import signal
 import time
 from collections import Counter
 
@@ -59,9 +58,6 @@ class Service:
 
     async def run(self) -> None:
         """Run until stopped. Raises RefusedError, TrackingError or CannotServeError for what people must mend."""
-        loop = asyncio.get_running_loop()
-        for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, self.stop)
         tasks = [
             asyncio.create_task(
                 http.serve(

@@ -1,0 +1,245 @@
+"""Two neighbours on one Immich of each release: what one does, the other sees.
+
+Alice shares; bob is shared with. Both act through ``Actor``, which writes what Immich writes. The listener is
+the service itself with its triggers, its LISTEN connection and its files, in a thread of this process.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from listener import tracking, triggers
+from listener.database import connect
+from listener.service import Service
+from listener.settings import Job, Settings
+from listener.standin import schema
+from listener.standin.actor import Actor
+from listener.tools.verify import Report
+from tests.conftest import ImmichDatabase, Roots, eventually
+from tests.house import House, add_library, add_user
+
+START_WITHIN = 20.0
+
+
+@dataclass
+class Home:
+    """One Immich with its users, and the jobs between them."""
+
+    immich: ImmichDatabase
+    roots: Roots
+    folder: Path
+    alice: Actor
+    bob: Actor
+    house: House
+    services: ExitStack
+    _running: "Running | None" = field(default=None)
+
+    @property
+    def release(self) -> tuple[int, ...]:
+        return tuple(int(part) for part in self.immich.release.split("."))
+
+    @property
+    def photos(self) -> Path:
+        """The folder of alice's external library that is shared."""
+        return self.roots.external / "alice" / "photos"
+
+    # --- the listener -----------------------------------------------------------------------------------
+
+    def start(self, **changes: Any) -> None:
+        """Start the listener, with some fields of the settings changed, and wait until it is ready."""
+        assert self._running is None
+        self._running = Running(self.settings(**changes))
+        self._running.start()
+
+    def stop(self) -> None:
+        if self._running is not None:
+            self._running.stop()
+            self._running = None
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Do something while the listener is down."""
+        self.stop()
+        yield
+        self.start()
+
+    def settings(self, **changes: Any) -> Settings:
+        settings = Settings(
+            conninfo=make_conninfo(self.immich.conninfo, application_name="listener"),
+            media_root=self.roots.media,
+            external_root=self.roots.external,
+            jobs=self.house.jobs,
+            api_url="http://127.0.0.1:9",
+            api_key=None,
+            reconcile_interval=900,
+            link_mode="auto",
+            workers=2,
+            ml_wait=86400,
+            http_host="127.0.0.1",
+            http_port=0,
+            log_level="INFO",
+            log_format="text",
+        )
+        return replace(settings, **changes)
+
+    def change_jobs(self, change: Callable[[Job], Job]) -> None:
+        """Change the configuration and start the listener anew."""
+        self.stop()
+        self.house = replace(self.house, jobs=tuple(change(job) for job in self.house.jobs))
+        self.start()
+
+    # --- looking ----------------------------------------------------------------------------------------
+
+    def settled(self, *, within: float = 20.0) -> Report:
+        """Wait until the judge finds nothing."""
+        return self.house.settled(within=within)
+
+    def copy_of(self, asset: UUID) -> UUID | None:
+        """Return bob's copy of alice's asset, if there is one."""
+        rows = self.house.query(
+            "SELECT copy.id FROM _face_sync_asset_map AS map JOIN asset AS copy ON copy.id = map.target_asset_id"
+            " WHERE map.source_asset_id = %s AND map.target_user_id = %s",
+            asset,
+            self.bob.user_id,
+        )
+        return UUID(str(rows[0][0])) if rows else None
+
+    def copied(self, asset: UUID) -> UUID:
+        """Wait for the copy of an asset and return it."""
+        eventually(lambda: self.copy_of(asset), within=10, describe=f"no copy of {asset}")
+        copy = self.copy_of(asset)
+        assert copy is not None
+        return copy
+
+    def mirror_of(self, person: UUID) -> UUID | None:
+        """Return the person who stands for alice's person at bob's."""
+        rows = self.house.query(
+            "SELECT target_person_id FROM _face_sync_person_map WHERE source_person_id = %s AND target_user_id = %s",
+            person,
+            self.bob.user_id,
+        )
+        return UUID(str(rows[0][0])) if rows else None
+
+    def face_of(self, face: UUID) -> UUID | None:
+        """Return bob's copy of alice's face."""
+        rows = self.house.query(
+            "SELECT target_face_id FROM _face_sync_face_map WHERE source_face_id = %s AND target_user_id = %s",
+            face,
+            self.bob.user_id,
+        )
+        return UUID(str(rows[0][0])) if rows else None
+
+
+class Running:
+    """The service in a thread with an event loop of its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._loop = asyncio.new_event_loop()
+        self._service: Service | None = None
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        eventually(
+            lambda: self._failure is not None or (self._service is not None and self._service.readiness.ready),
+            within=START_WITHIN,
+            describe=lambda: str(self._service and self._service.readiness.reasons),
+        )
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        if self._service is not None:
+            self._loop.call_soon_threadsafe(self._service.stop)
+        self._thread.join(15)
+        assert not self._thread.is_alive(), "the listener did not stop"
+        self._loop.close()
+
+    def _run(self) -> None:
+        async def serve() -> None:
+            self._service = Service(self._settings)
+            await self._service.run()
+
+        try:
+            self._loop.run_until_complete(serve())
+        except BaseException as error:  # noqa: BLE001 - shown by whoever started it
+            self._failure = error
+
+
+def install_triggers(conninfo: str) -> None:
+    async def install() -> None:
+        async with await connect(conninfo) as connection:
+            await tracking.migrate(connection)
+            await triggers.install(connection)
+
+    asyncio.run(install())
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test on every release, or on those that its marker ``since``/``until`` names."""
+    if "release" not in metafunc.fixturenames:
+        return
+    bounds = metafunc.definition.get_closest_marker("releases")
+    since = bounds.kwargs.get("since", "0") if bounds else "0"
+    until = bounds.kwargs.get("until", "99") if bounds else "99"
+    metafunc.parametrize("release", [r for r in schema.releases() if _key(since) <= _key(r) <= _key(until)])
+
+
+def _key(release: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in release.split("."))
+
+
+@pytest.fixture
+def new_home(
+    release: str, new_immich: Callable[[str], ImmichDatabase], roots: Roots, tmp_path: Path
+) -> Iterator[Callable[[], Home]]:
+    """Return a function that makes a home whose listener is not started yet."""
+    with ExitStack() as stack:
+
+        def make() -> Home:
+            immich = new_immich(release)
+            with psycopg.connect(immich.conninfo, autocommit=True) as connection:
+                connection.execute(
+                    "INSERT INTO system_metadata (key, value) VALUES ('MediaLocation', %s)",
+                    [psycopg.types.json.Jsonb({"location": str(roots.media)})],
+                )
+            users = [add_user(immich.conninfo, release, name) for name in ("alice", "bob")]
+            alice, bob = (
+                stack.enter_context(Actor(immich.conninfo, release, user, roots.media, roots.external, seed=number))
+                for number, user in enumerate(users)
+            )
+            shared = roots.external / "shared"
+            shared.mkdir(exist_ok=True)
+            library = add_library(immich.conninfo, bob.user_id, str(shared / "bob_"))
+            photos = str(roots.external / "alice" / "photos")
+            jobs = (
+                Job("photos", "external", alice.user_id, bob.user_id, library, photos, str(shared / "bob_photos")),
+                Job(
+                    "uploads", "uploads", alice.user_id, bob.user_id, library, str(roots.media), str(shared / "bob_uploads")
+                ),
+            )
+            install_triggers(immich.conninfo)
+            home = Home(immich, roots, tmp_path, alice, bob, House(immich, roots, jobs, tmp_path), stack)
+            stack.callback(home.stop)
+            return home
+
+        yield make
+
+
+@pytest.fixture
+def home(new_home: Callable[[], Home]) -> Home:
+    """Return a home with its listener running."""
+    made = new_home()
+    made.start()
+    return made
