@@ -16,6 +16,7 @@ from uuid import UUID
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
+from psycopg.types.json import Jsonb
 
 from listener import tracking, triggers
 from listener.database import connect
@@ -200,45 +201,55 @@ def _key(release: str) -> tuple[int, ...]:
     return tuple(int(part) for part in release.split("."))
 
 
+def make_home(immich: ImmichDatabase, roots: Roots, folder: Path, stack: ExitStack, *, both_ways: bool = False) -> Home:
+    """Make a home whose listener is not started yet; ``stack`` closes it. Both ways: bob's uploads go to alice too."""
+    with psycopg.connect(immich.conninfo, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO system_metadata (key, value) VALUES ('MediaLocation', %s)",
+            [Jsonb({"location": str(roots.media)})],
+        )
+    alice, bob = (
+        stack.enter_context(
+            Actor(
+                immich.conninfo,
+                immich.release,
+                add_user(immich.conninfo, immich.release, name),
+                roots.media,
+                roots.external,
+                seed=number,
+            )
+        )
+        for number, name in enumerate(("alice", "bob"))
+    )
+    shared = roots.external / "shared"
+    shared.mkdir(exist_ok=True)
+    library = add_library(immich.conninfo, bob.user_id, str(shared / "bob_"))
+    photos = str(roots.external / "alice" / "photos")
+    media = str(roots.media)
+    jobs = [
+        Job("photos", "external", alice.user_id, bob.user_id, library, photos, str(shared / "bob_photos")),
+        Job("uploads", "uploads", alice.user_id, bob.user_id, library, media, str(shared / "bob_uploads")),
+    ]
+    if both_ways:
+        back = add_library(immich.conninfo, alice.user_id, str(shared / "alice_"))
+        jobs.append(Job("back", "uploads", bob.user_id, alice.user_id, back, media, str(shared / "alice_uploads")))
+    install_triggers(immich.conninfo)
+    home = Home(immich, roots, folder, alice, bob, House(immich, roots, tuple(jobs), folder), stack)
+    stack.callback(home.stop)
+    return home
+
+
 @pytest.fixture
 def new_home(
     release: str, new_immich: Callable[[str], ImmichDatabase], roots: Roots, tmp_path: Path
-) -> Iterator[Callable[[], Home]]:
-    """Return a function that makes a home whose listener is not started yet."""
+) -> Iterator[Callable[..., Home]]:
+    """Return ``make_home`` for this test's release and folders."""
     with ExitStack() as stack:
-
-        def make() -> Home:
-            immich = new_immich(release)
-            with psycopg.connect(immich.conninfo, autocommit=True) as connection:
-                connection.execute(
-                    "INSERT INTO system_metadata (key, value) VALUES ('MediaLocation', %s)",
-                    [psycopg.types.json.Jsonb({"location": str(roots.media)})],
-                )
-            users = [add_user(immich.conninfo, release, name) for name in ("alice", "bob")]
-            alice, bob = (
-                stack.enter_context(Actor(immich.conninfo, release, user, roots.media, roots.external, seed=number))
-                for number, user in enumerate(users)
-            )
-            shared = roots.external / "shared"
-            shared.mkdir(exist_ok=True)
-            library = add_library(immich.conninfo, bob.user_id, str(shared / "bob_"))
-            photos = str(roots.external / "alice" / "photos")
-            jobs = (
-                Job("photos", "external", alice.user_id, bob.user_id, library, photos, str(shared / "bob_photos")),
-                Job(
-                    "uploads", "uploads", alice.user_id, bob.user_id, library, str(roots.media), str(shared / "bob_uploads")
-                ),
-            )
-            install_triggers(immich.conninfo)
-            home = Home(immich, roots, tmp_path, alice, bob, House(immich, roots, jobs, tmp_path), stack)
-            stack.callback(home.stop)
-            return home
-
-        yield make
+        yield lambda **how: make_home(new_immich(release), roots, tmp_path, stack, **how)
 
 
 @pytest.fixture
-def home(new_home: Callable[[], Home]) -> Home:
+def home(new_home: Callable[..., Home]) -> Home:
     """Return a home with its listener running."""
     made = new_home()
     made.start()
