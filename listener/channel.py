@@ -138,16 +138,17 @@ class Listening:
     async def _hear(self, seconds: float, until: str | None) -> bool:
         """Take notifications for some seconds, or until a proof arrives; tell whether it did."""
         end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
+        proven = False
+        while not proven and (left := end - time.monotonic()) > 0:
+            # Not left early: the iterator would drop what arrived with the proof.
             async for notify in self._connection.notifies(timeout=left, stop_after=1):
                 notification = self._decode(notify)
                 if notification is None:
                     continue
                 if notification.proof is None:
                     self._on_notification(notification)
-                elif notification.proof == until:
-                    return True
-        return False
+                proven |= until is not None and notification.proof == until
+        return proven
 
     def _decode(self, notify: psycopg.Notify) -> Notification | None:
         try:

@@ -7,23 +7,35 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Annotated, NoReturn, TypeVar
+from uuid import UUID
 
 import psycopg
 import typer
 import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from listener import preflight, settings, tracking, triggers
+from listener import inputs, preflight, settings, tracking, triggers
 from listener.database import Connection, connect
 from listener.immich import api
+from listener.immich.layout import Layout
 from listener.ops import http, logs
 from listener.service import Service
 from listener.settings import Settings
+from listener.tools import check as checking
+from listener.tools import notes
 from listener.tools import verify as verifying
 
 _T = TypeVar("_T")
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_OneJob = Annotated[str | None, typer.Option("--job", help="Of this job only.")]
+_Assets = Annotated[list[UUID] | None, typer.Option("--asset", help="The source's photo; may be given again.")]
+_All = Annotated[bool, typer.Option("--all", help="All that are listed.")]
 
 app = typer.Typer(
     name="listener",
@@ -36,7 +48,11 @@ triggers_app = typer.Typer(
     help="The triggers on Immich's tables that tell the listener what changed.", no_args_is_help=True
 )
 config_app = typer.Typer(help="The settings, as they are understood.", no_args_is_help=True)
+skipped_app = typer.Typer(help="Photos that are left out on purpose.", no_args_is_help=True)
+failures_app = typer.Typer(help="Photos that could not be copied; they are tried again.", no_args_is_help=True)
 app.add_typer(triggers_app, name="triggers")
+app.add_typer(skipped_app, name="skipped")
+app.add_typer(failures_app, name="failures")
 app.add_typer(config_app, name="config")
 
 
@@ -72,6 +88,38 @@ def _with_database(work: Callable[[Connection], Awaitable[_T]], conninfo: str) -
         _refuse(str(error))
 
 
+def _layout(loaded: Settings) -> Layout:
+    return Layout(loaded.media_root, loaded.external_root)
+
+
+async def _trigger_status(connection: Connection, loaded: Settings) -> triggers.TriggerStatus:
+    found = await preflight.check_immich(connection)
+    guard = await preflight.guard_needed(connection, found, loaded.jobs, _layout(loaded))
+    return await triggers.status(connection, guard=guard)
+
+
+def _print_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table for a person at a terminal, else lines of cells with tabs between them."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    console = Console()
+    if not console.is_terminal:
+        for line in (headers, *cells):
+            typer.echo("\t".join(line))
+        return
+    table = Table(*headers)
+    for line in cells:
+        table.add_row(*map(Text, line))
+    console.print(table)
+
+
+def _cell(value: object) -> str:
+    """Return a value for a table. File names may hold anything; a cell is one line."""
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="seconds")
+    text = "" if value is None else str(value)
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 @app.command()
 def run() -> None:
     """Run the listener until it is told to stop (SIGTERM or Ctrl-C)."""
@@ -97,9 +145,10 @@ def triggers_install() -> None:
     loaded = _settings()
 
     async def install(connection: Connection) -> triggers.InstallResult:
-        await preflight.check_immich(connection)
+        found = await preflight.check_immich(connection)
         await tracking.migrate(connection)
-        return await triggers.install(connection)
+        guard = await preflight.guard_needed(connection, found, loaded.jobs, _layout(loaded))
+        return await triggers.install(connection, guard=guard)
 
     result = _with_database(install, loaded.conninfo)
     typer.echo(f"installed: {', '.join(result.changed)}" if result.changed else "everything was installed already")
@@ -112,7 +161,7 @@ def triggers_uninstall(
     purge: Annotated[
         bool, typer.Option("--purge", help="Also drop the tracking tables: all copies are forgotten.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask, and go on where originals lose their guard.")] = False,
 ) -> None:
     """Take the triggers out: Immich's schema is as it was before."""
     loaded = _settings()
@@ -120,15 +169,27 @@ def triggers_uninstall(
         typer.confirm(
             "Drop the tracking tables? The copies stay, but nobody knows any more that they are copies", abort=True
         )
-    _with_database(lambda connection: triggers.uninstall(connection, purge=purge), loaded.conninfo)
+
+    async def uninstall(connection: Connection) -> None:
+        guarded = (await triggers.status(connection)).guard != "not needed"
+        copies = await preflight.endangered(connection, _layout(loaded)) if guarded else 0
+        if copies and not yes:
+            _refuse(
+                f"{copies} copies lead to the source's originals through a symlinked directory: without the triggers, "
+                "whoever deletes such a copy in Immich deletes the original. Remove these copies first "
+                "(remove_copies: true in their job), or say --yes"
+            )
+        await triggers.uninstall(connection, purge=purge)
+
+    _with_database(uninstall, loaded.conninfo)
     typer.echo("the triggers are gone" + (", and the tracking tables too" if purge else ""))
 
 
 @triggers_app.command("status")
-def triggers_status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def triggers_status(as_json: _Json = False) -> None:
     """Tell whether the triggers are as they should be; exit code 1 if not."""
     loaded = _settings()
-    status = _with_database(triggers.status, loaded.conninfo)
+    status = _with_database(lambda connection: _trigger_status(connection, loaded), loaded.conninfo)
     if as_json:
         typer.echo(json.dumps({"ok": status.ok, **asdict(status)}, indent=1))
     else:
@@ -136,6 +197,7 @@ def triggers_status(as_json: Annotated[bool, typer.Option("--json", help="Print 
             typer.echo(f"{'function ' + function.name:24} {function.state}")
         for table in status.tables:
             typer.echo(f"{table.table:24} {table.state}")
+        typer.echo(f"{'guard of originals':24} {status.guard}")
     if not status.ok:
         if not as_json:
             typer.echo("run: listener triggers install")
@@ -143,9 +205,13 @@ def triggers_status(as_json: Annotated[bool, typer.Option("--json", help="Print 
 
 
 @triggers_app.command("print")
-def triggers_print() -> None:
+def triggers_print(
+    guard: Annotated[
+        bool, typer.Option("--guard", help="With the guard of originals, for a target folder that is a symlink.")
+    ] = False,
+) -> None:
     """Print the SQL that install runs, to be read or run by hand."""
-    typer.echo(triggers.render_install_sql())
+    typer.echo(triggers.render_install_sql(guard=guard))
 
 
 @config_app.command("show")
@@ -175,6 +241,136 @@ def verify(limit: Annotated[int, typer.Option(help="How many differences to prin
     typer.echo(verifying.render(report, limit=limit))
     if not report.ok:
         raise typer.Exit(1)
+
+
+@app.command()
+def check(as_json: _Json = False) -> None:
+    """Tell what could go wrong: folders, library scans, originals, triggers. Exit code 1 if anything is not well."""
+    loaded = _settings()
+    findings = _with_database(lambda connection: checking.check(connection, loaded), loaded.conninfo)
+    well = all(finding.state == "ok" for finding in findings)
+    if as_json:
+        typer.echo(json.dumps({"ok": well, "findings": [asdict(finding) for finding in findings]}, indent=1))
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.state:8} {_cell(finding.subject)}: {_cell(finding.text)}")
+    if not well:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(as_json: _Json = False) -> None:
+    """Tell what is configured, and how many photos are copied, waiting, failed and skipped. Exit code as check."""
+    loaded = _settings()
+
+    async def look(connection: Connection) -> tuple[bool, triggers.TriggerStatus, tuple[notes.JobCounts, ...]]:
+        installed = await _trigger_status(connection, loaded)
+        return await notes.listening(connection), installed, await notes.counts(connection, loaded.jobs)
+
+    listening, installed, counts = _with_database(look, loaded.conninfo)
+    well = listening and installed.ok
+    if as_json:
+        jobs = [
+            {
+                "source_path_prefix": job.source_path_prefix,
+                "target_path_prefix": job.target_path_prefix,
+                **asdict(count),
+            }
+            for job, count in zip(loaded.jobs, counts, strict=True)
+        ]
+        typer.echo(json.dumps({"ok": well, "listening": listening, "triggers": installed.ok, "jobs": jobs}, indent=1))
+    else:
+        headers = ("job", "from", "to", "copies", "waiting", "failed", "skipped")
+        places = [(job.source_path_prefix, job.target_path_prefix) for job in loaded.jobs]
+        figures = [(count.copies, count.waiting, count.failed, count.skipped) for count in counts]
+        rows = zip((count.job for count in counts), places, figures, strict=True)
+        _print_table(headers, [(name, *place, *figure) for name, place, figure in rows])
+        typer.echo("triggers: " + ("ok" if installed.ok else "not as they should be. Run: listener triggers install"))
+        typer.echo("listener: " + ("running" if listening else "not running"))
+    if not well:
+        raise typer.Exit(1)
+
+
+@skipped_app.command("list")
+def skipped_list(job: _OneJob = None, as_json: _Json = False) -> None:
+    """List the photos that are left out, and why."""
+    loaded = _settings()
+    found = _with_database(lambda connection: notes.skipped(connection, loaded.jobs), loaded.conninfo)
+    _print_notes(_chosen(found, loaded, job), as_json=as_json)
+
+
+@skipped_app.command("retry")
+def skipped_retry(asset: _Assets = None, everything: _All = False, job: _OneJob = None) -> None:
+    """Copy photos after all, for example those whose copies the target user deleted."""
+    loaded = _settings()
+
+    async def retry(connection: Connection) -> tuple[int, bool]:
+        found = [note for note in await notes.skipped(connection, loaded.jobs) if note.job is not None]
+        chosen = _chosen_to_retry(found, loaded, asset, everything, job)
+        await notes.retry_skipped(connection, loaded.jobs, chosen)
+        return len(chosen), await notes.listening(connection)
+
+    _tell_retried(*_with_database(retry, loaded.conninfo))
+
+
+@failures_app.command("list")
+def failures_list(job: _OneJob = None, as_json: _Json = False) -> None:
+    """List the photos that could not be copied, and why."""
+    loaded = _settings()
+    _print_notes(_chosen(_with_database(notes.failures, loaded.conninfo), loaded, job), as_json=as_json)
+
+
+@failures_app.command("retry")
+def failures_retry(asset: _Assets = None, everything: _All = False, job: _OneJob = None) -> None:
+    """Try photos at once instead of at their next turn, for example when a missing disk is back."""
+    loaded = _settings()
+
+    async def retry(connection: Connection) -> tuple[int, bool]:
+        chosen = _chosen_to_retry(await notes.failures(connection), loaded, asset, everything, job)
+        await notes.retry_failures(connection, chosen)
+        return len(chosen), await notes.listening(connection)
+
+    _tell_retried(*_with_database(retry, loaded.conninfo))
+
+
+def _chosen(found: Sequence[notes.Note], loaded: Settings, job: str | None) -> list[notes.Note]:
+    names = [each.name for each in loaded.jobs]
+    if job is not None and job not in names:
+        _refuse(f"--job: {inputs.shown(job)} is no job of the configuration. {inputs.near(job, names)}")
+    return [note for note in found if job in {None, note.job}]
+
+
+def _chosen_to_retry(
+    found: Sequence[notes.Note], loaded: Settings, assets: list[UUID] | None, everything: bool, job: str | None
+) -> list[notes.Note]:
+    if bool(assets) == everything:
+        _refuse("say which photos: --asset and an id from the list, or --all")
+    chosen = _chosen(found, loaded, job)
+    if assets:
+        missing = set(assets) - {note.asset for note in chosen}
+        if missing:
+            _refuse(*(f"--asset: {id_} is not in the list. Nothing was changed" for id_ in sorted(missing)))
+        chosen = [note for note in chosen if note.asset in assets]
+    return chosen
+
+
+def _print_notes(found: Sequence[notes.Note], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([asdict(note) for note in found], indent=1, default=str))
+    elif not found:
+        typer.echo("none")
+    else:
+        headers = ("asset", "file", "job", "reason", "since", "attempts")
+        rows = [(note.asset, note.file, note.job, note.reason, note.at, note.attempts) for note in found]
+        _print_table(headers, rows)
+
+
+def _tell_retried(photos: int, listening: bool) -> None:
+    if not photos:
+        typer.echo("none to retry")
+    else:
+        when = "the listener has been told" if listening else "no listener runs: its sweep does it when it starts"
+        typer.echo(f"{photos} to be tried again: {when}")
 
 
 @app.command()

@@ -123,7 +123,9 @@ class Variables(BaseSettings):
         default=None, description="the id of the target user's external library for uploads"
     )
     target_upload_path_prefix: str | None = Field(default=None, description="the folder of the links of shared uploads")
-    target_album_id: str | None = Field(default=None, description="the id of an album of the target user")
+    target_album_id: str | None = Field(
+        default=None, description="the id of an album of the target user, for the copies of both single jobs"
+    )
     config_file: str = Field(default="config.yaml", description="the file that describes the jobs")
     reconcile_interval_seconds: float = Field(
         default=900,
@@ -194,10 +196,11 @@ class JobInput(BaseModel):
         default=True, description="true or false: photos the target user has as uploads get no copy"
     )
     remove_copies: bool = Field(
-        default=False, description="true or false: copies go when their job is removed from the settings"
+        default=False, description="true or false: this job makes no copies any more and removes those it has made"
     )
     accept_risk: bool = Field(
-        default=False, description="true or false: also where Immich cannot be kept from deleting originals"
+        default=False,
+        description="true or false: also where Immich (before 2.4) cannot be kept from deleting originals",
     )
 
 

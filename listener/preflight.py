@@ -1,12 +1,24 @@
-"""Looks at a database before anything is written there: is it Immich's, and do the jobs fit it?"""
+"""Looks at a database before anything is written there: is it Immich's, and do the jobs fit it?
 
-from collections.abc import Sequence
+Also what else is to be known before a start: whether originals are in danger, and which copies belong to no job.
+Nothing here writes.
+"""
 
-from listener.database import Connection, fetch, query
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from listener.database import Connection, fetch, query, uuids
 from listener.immich import catalog
 from listener.immich.layout import Layout
 from listener.settings import Job
 from listener.sync.files import OriginalLinks
+
+# Exclusion patterns that match every path: globs up to Immich 3.1, regular expressions from 3.2.
+_EVERYTHING = frozenset({"**/*", "**", "*", ".*", "^.*$", ".+"})
 
 
 class RefusedError(Exception):
@@ -17,10 +29,32 @@ class RefusedError(Exception):
         self.problems = tuple(problems)
 
 
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Copies that belong to no job of the configuration. ``folder`` is the deepest that holds them all."""
+
+    source: str
+    target: str
+    folder: str
+    copies: int
+
+    def __str__(self) -> str:
+        """Return the words for people."""
+        return (
+            f"{self.copies} copies of {self.source}'s photos for {self.target} under {self.folder} belong to no job of "
+            "the configuration: they are kept. To remove them, add their job again with remove_copies: true"
+        )
+
+
+Way = Literal["links", "directory", "elsewhere"]
+"""How a job's copies lead to originals: each by a symlink of its own, all through a symlinked directory, or
+through one that leads elsewhere than to the source's files."""
+
+
 async def check(connection: Connection, jobs: Sequence[Job], layout: Layout) -> catalog.Catalog:
     """Return the catalog of an Immich that these jobs fit. Raises RefusedError."""
     found = await check_immich(connection)
-    problems = [problem for job in jobs for problem in await _job_problems(connection, job, layout)]
+    problems = [problem for job in jobs for problem in await job_problems(connection, found, job, layout)]
     if problems:
         raise RefusedError(problems)
     return found
@@ -34,7 +68,8 @@ async def check_immich(connection: Connection) -> catalog.Catalog:
         raise RefusedError([str(error)]) from error
 
 
-async def _job_problems(connection: Connection, job: Job, layout: Layout) -> list[str]:
+async def job_problems(connection: Connection, found: catalog.Catalog, job: Job, layout: Layout) -> list[str]:
+    """Return why this job cannot be run, one line for each reason."""
     rows = await fetch(
         connection,
         query("preflight", "job"),
@@ -57,19 +92,111 @@ async def _job_problems(connection: Connection, job: Job, layout: Layout) -> lis
         )
     elif exclusions:
         problems.extend(_exclusion_problems(job, exclusions))
-    if OriginalLinks(layout, job.source_path_prefix, job.target_path_prefix).directory:
-        problems.append(
-            f"job {job.name!r}: target_path_prefix {job.target_path_prefix!r} leads through a symlink: deleting a copy "
-            "could delete the source's original. Use a directory of its own"
-        )
+    problems.extend(_original_problems(job, found, layout))
     return problems
 
 
+def _original_problems(job: Job, found: catalog.Catalog, layout: Layout) -> list[str]:
+    where = f"job {job.name!r}: target_path_prefix {job.target_path_prefix!r} leads through a symlink"
+    match way(job, layout):
+        case "elsewhere":
+            return [f"{where} to another place than source_path_prefix: use a directory of its own"]
+        case "directory" if not keeps_offline(found) and not job.accept_risk:
+            danger = "deleting a copy would delete the source's original, and nothing can keep this Immich from it"
+            todo = "Use a directory of its own, or upgrade Immich to 2.4 or later (accept_risk: true goes on anyway)"
+            return [f"{where}: {danger}. {todo}"]
+    return []
+
+
+def way(job: Job, layout: Layout) -> Way:
+    """Tell how the copies of a job lead to their originals, as the folders are now."""
+    if not OriginalLinks(layout, job.source_path_prefix, job.target_path_prefix).directory:
+        return "links"
+    # A folder within the source's would give every copy the path of another photo, or of none.
+    same = os.path.realpath(job.target_path_prefix) == os.path.realpath(job.source_path_prefix)
+    return "directory" if same else "elsewhere"
+
+
+def keeps_offline(found: catalog.Catalog) -> bool:
+    """Tell whether this Immich leaves the file of an offline asset alone: 2.4 and later, known by a column."""
+    return found.has("asset_exif", "lockedProperties")
+
+
+async def guard_needed(
+    connection: Connection, found: catalog.Catalog, jobs: Sequence[Job], layout: Layout
+) -> bool | None:
+    """Tell whether originals need the guard: of a job, or of copies whose job is gone. None: cannot be seen.
+
+    Before Immich 2.4 the guard is of no use.
+    """
+    if not keeps_offline(found):
+        return False
+    if not layout.external_root.is_dir():
+        return None
+    return any(way(job, layout) == "directory" for job in jobs) or await endangered(connection, layout) > 0
+
+
+def refuse_unguarded(found: catalog.Catalog, jobs: Sequence[Job], layout: Layout, *, guarded: bool) -> None:
+    """Raise RefusedError for jobs that need the guard while it is not there."""
+    if guarded or not keeps_offline(found):
+        return
+    problems = [
+        f"job {job.name!r}: target_path_prefix {job.target_path_prefix!r} leads through a symlink, and the trigger "
+        "that keeps Immich from deleting the source's originals is not there. Run: listener triggers install"
+        for job in jobs
+        if way(job, layout) == "directory"
+    ]
+    if problems:
+        raise RefusedError(problems)
+
+
+async def endangered(connection: Connection, layout: Layout) -> int:
+    """Return how many copies lead to their originals through a symlinked directory."""
+    if not await _any_tables(connection):
+        return 0
+    folders = await fetch(connection, query("preflight", "folders_of_copies"), {})
+    return await asyncio.to_thread(_through_directories, dict(folders), str(layout.external_root))
+
+
+def _through_directories(copies: Mapping[str, int], root: str) -> int:
+    """Return how many copies are in folders below ``root`` that have a symlink on their way."""
+    real_root = os.path.realpath(root)
+    return sum(
+        count
+        for folder, count in copies.items()
+        if folder.startswith(root + "/") and os.path.realpath(folder) != real_root + folder.removeprefix(root)
+    )
+
+
+async def leftovers(connection: Connection, jobs: Sequence[Job]) -> tuple[Leftover, ...]:
+    """Return the copies that belong to no job, by users and library."""
+    if not await _any_tables(connection):
+        return ()
+    rows = await fetch(
+        connection,
+        query("preflight", "leftovers"),
+        {
+            "sources": uuids(job.source_user_id for job in jobs),
+            "targets": uuids(job.target_user_id for job in jobs),
+            "prefixes": [job.target_path_prefix for job in jobs],
+        },
+    )
+    # What the first and the last path in byte order share, all of them share.
+    return tuple(
+        Leftover(source, target, os.path.commonpath([Path(first).parent, Path(last).parent]), copies)
+        for source, target, first, last, copies in rows
+    )
+
+
+async def _any_tables(connection: Connection) -> bool:
+    rows = await fetch(connection, query("preflight", "any_tables"), {})
+    return bool(rows[0][0])
+
+
 def _exclusion_problems(job: Job, exclusions: Sequence[str]) -> list[str]:
-    everything = {"**/*", "**", "*", ".*"}
     return [
-        f"job {job.name!r}: the target library's exclusion pattern {pattern!r} takes every copy offline at each library "
-        "scan: remove the pattern in Immich (Administration, External Libraries)"
+        f"job {job.name!r}: the target library's exclusion pattern {pattern!r} takes every copy offline at each "
+        "library scan: remove the pattern in Immich (Administration, External Libraries)"
         for pattern in exclusions
-        if pattern in everything
+        if pattern in _EVERYTHING
     ]

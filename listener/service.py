@@ -104,8 +104,7 @@ class Service:
                 self.readiness.unmet(http.Condition.LISTENING)
                 self.readiness.unmet(http.Condition.FIRST_SWEEP)
             self.metrics.reconnects.inc()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), pause)
+            await _set_within(self._stop, pause)
 
     async def _session(self) -> None:
         """Everything between two losses of the listening connection."""
@@ -143,12 +142,24 @@ class Service:
         catalog = await preflight.check(connection, settings.jobs, self._layout)
         for warning in catalog.warnings():
             log.warning(warning)
+        guard = await preflight.guard_needed(connection, catalog, settings.jobs, self._layout)
+        installed = await triggers.status(connection, guard=guard)
+        preflight.refuse_unguarded(catalog, settings.jobs, self._layout, guarded=installed.guard == "installed")
         applied = await tracking.migrate(connection)
         if applied:
             log.info("tracking tables are ready", versions=applied)
         users = {user for job in settings.jobs for user in (job.source_user_id, job.target_user_id)}
         await tracking.set_watched_users(connection, users)
-        if not (await triggers.status(connection)).ok:
+        for left in await preflight.leftovers(connection, settings.jobs):
+            log.warning(
+                "copies belong to no job of the configuration: they are kept. "
+                "To remove them, add their job again with remove_copies: true",
+                copies=left.copies,
+                source=left.source,
+                target=left.target,
+                folder=left.folder,
+            )
+        if not installed.ok:
             log.warning(
                 "the triggers are not installed as they should be: changes are seen by the slow sweep only. "
                 "Run: listener triggers install"
@@ -192,8 +203,7 @@ class Service:
 
     async def _sweep_often(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._sweep_now.wait(), self.settings.reconcile_interval)
+            await _set_within(self._sweep_now, self.settings.reconcile_interval)
             self._sweep_now.clear()
             started = time.monotonic()
             self._waiting.clear()
@@ -276,6 +286,13 @@ class Service:
 def job_identity(job: Job) -> str:
     """Return what makes two configurations of a job the same one, for its lock: its name may differ."""
     return f"{job.kind}/{job.source_user_id}/{job.target_user_id}/{job.target_path_prefix}"
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> None:
+    """Wait until an event is set or the time is over. Not by wait_for: up to Python 3.11 it may lose a cancel."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def _first_line(error: BaseException) -> str:

@@ -21,9 +21,6 @@ from pydantic import SecretStr, ValidationError
 from listener import configfile, inputs
 from listener.inputs import ConfigFile, JobInput, Variables
 
-# Known keys of a job that do nothing yet. `false` is what happens anyway; any other value is refused.
-NOT_YET = frozenset({"album_id", "tags", "duplicates", "remove_copies", "accept_risk"})
-
 # Connecting may not hang, and a dead peer is noticed in about a minute; a DB_URL may say otherwise.
 _CONNECTION: dict[str, str | int] = {
     "application_name": "immich-shared-library",
@@ -48,7 +45,10 @@ class SettingsError(Exception):
 class Job:
     """One share: which photos of whom appear where in whose library.
 
-    Prefixes are absolute, without a slash at the end, and as Immich's server sees them.
+    Prefixes are absolute, without a slash at the end, and as Immich's server sees them. album_id: an album of the
+    target user that every copy is put into. tags: copies get the source's tags. duplicates: a photo that the target
+    user has as an upload of their own gets no copy. remove_copies: the job makes none, and removes those it made.
+    accept_risk: go on where nothing keeps Immich (before 2.4) from deleting originals through a symlinked directory.
     """
 
     name: str
@@ -254,8 +254,6 @@ def _draft(given: Mapping[str, Any], labels: Mapping[str, str], variables: Varia
     for key, value in given.items():
         if key not in JobInput.model_fields:
             wrong(key, f"is not a known key. {inputs.near(key, list(JobInput.model_fields))}")
-        elif key in NOT_YET and str(value).lower() != "false":
-            wrong(key, "has no effect in this release. Leave it out.")
         else:
             try:
                 setattr(job, key, value)

@@ -4,6 +4,9 @@ Six tables have three statement-level triggers each, one per event, and all call
 ``_face_sync``; what it does, and why Immich never fails because of it, stands in
 ``sql/triggers/notify_change.sql``. Here they are put in, looked at and taken out.
 
+A seventh, the guard, is a row trigger on ``asset`` that keeps originals alive; it is there only where a job needs
+it (``preflight.guard_needed``, and ``sql/triggers/guard_original.sql``).
+
 A short hash of each definition is kept in the COMMENT of the function or trigger. Status compares the hashes;
 install replaces what differs, so that a new version of this program brings its own definitions.
 """
@@ -13,7 +16,7 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -32,6 +35,10 @@ FUNCTIONS: Final = ("notify_change", "guard_original")
 State = Literal["installed", "outdated", "disabled", "missing", "absent"]
 """``absent``: this Immich has no such table. The others are about our own objects."""
 
+GuardState = Literal["installed", "outdated", "disabled", "missing", "not needed", "left over"]
+"""``left over``: it is there, and no job needs it any more."""
+
+_GUARD: Final = "_face_sync_guard"
 _QUERIES: Final = "queries/triggers.sql"
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 3.0
@@ -67,6 +74,7 @@ class TriggerStatus:
 
     functions: tuple[FunctionStatus, ...]
     tables: tuple[TableStatus, ...]
+    guard: GuardState
 
     @property
     def absent(self) -> tuple[str, ...]:
@@ -81,6 +89,7 @@ class TriggerStatus:
             bool(present)
             and all(state == "installed" for state in present)
             and all(function.state == "installed" for function in self.functions)
+            and self.guard in {"installed", "not needed", "left over"}
         )
 
 
@@ -112,11 +121,15 @@ class _TriggerRow:
     comment: str | None
 
 
-async def status(conn: psycopg.AsyncConnection) -> TriggerStatus:
-    """Compare the catalog with what install would make."""
+async def status(conn: psycopg.AsyncConnection, *, guard: bool | None = None) -> TriggerStatus:
+    """Compare the catalog with what install would make.
+
+    ``guard``: whether a job needs the guard, None where that cannot be told.
+    """
     queries = sqlfiles.named_queries(_QUERIES)
     async with conn.transaction(), conn.cursor(row_factory=class_row(_TriggerRow)) as cursor:
         comments = await _function_comments(conn)
+        guard_state = await _guard_state(conn, guard)
         await cursor.execute(queries["trigger_states"], {"tables": list(TABLES)})
         rows = await cursor.fetchall()
 
@@ -127,21 +140,27 @@ async def status(conn: psycopg.AsyncConnection) -> TriggerStatus:
         tables=tuple(
             _table_status(table, found) if table in present else TableStatus(table, "absent") for table in TABLES
         ),
+        guard=guard_state,
     )
 
 
-async def install(conn: psycopg.AsyncConnection, *, lock_timeout_ms: int = 2000, attempts: int = 10) -> InstallResult:
+async def install(
+    conn: psycopg.AsyncConnection, *, guard: bool | None = None, lock_timeout_ms: int = 2000, attempts: int = 10
+) -> InstallResult:
     """Bring functions and triggers to the definitions of this program; what is right already is not touched.
+
+    With ``guard`` there will be a guard of the originals, without there will be none; None leaves it there or not,
+    as it is. A guard that is new also protects the originals of copies that are deleted already.
 
     Each table has its own short transaction, since CREATE TRIGGER takes a SHARE ROW EXCLUSIVE lock, which
     stops Immich's writes to that table. A lock not granted within ``lock_timeout_ms`` milliseconds is
     asked for again, ``attempts`` times in all, with growing pauses in which Immich's queue of waiting
     statements runs empty. The connection must not be in a transaction. The tracking tables should be there
-    first (``tracking.migrate``): without them the triggers are silent.
+    first (``tracking.migrate``): without them the triggers are silent, and a guard is refused by the database.
 
     Raises TriggerError if a lock is not to be had, or the role may not do it.
     """
-    before = await status(conn)
+    before = await status(conn, guard=guard)
     changed: list[str] = []
 
     if any(function.state != "installed" for function in before.functions):
@@ -161,6 +180,14 @@ async def install(conn: psycopg.AsyncConnection, *, lock_timeout_ms: int = 2000,
 
         await _retry(create_triggers, conn, f"the table {table.table}", lock_timeout_ms, attempts)
         changed.append(table.table)
+
+    if before.guard not in {"installed", "not needed"}:
+
+        async def change_guard() -> None:
+            await _change_guard(conn, wanted=before.guard != "left over", lock_timeout_ms=lock_timeout_ms)
+
+        await _retry(change_guard, conn, "the table asset", lock_timeout_ms, attempts)
+        changed.append("the guard of originals" + (", taken away" if before.guard == "left over" else ""))
     return InstallResult(changed=tuple(changed), absent=before.absent)
 
 
@@ -205,7 +232,7 @@ async def uninstall(
         ) from error
 
 
-def render_install_sql() -> str:
+def render_install_sql(*, guard: bool = False) -> str:
     """Return what install does as SQL to be run by hand, for example by a database administrator.
 
     It makes the same definitions with the same hashes, so status reads them as installed. Running it again
@@ -227,6 +254,10 @@ def render_install_sql() -> str:
             definition = _trigger_definition(table, event)
             parts += [f"{definition.create};", f"{definition.set_comment};"]
         parts.append("COMMIT;")
+    if guard:
+        definition = _guard_definition()
+        parts += ["BEGIN;\nSET LOCAL lock_timeout = '2s';", f"{definition.create};", f"{definition.set_comment};"]
+        parts += ["COMMIT;", f"{sqlfiles.named_queries(_QUERIES)['guard_deleted']};"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -258,6 +289,33 @@ async def _install_table(conn: psycopg.AsyncConnection, table: str, lock_timeout
             definition = _trigger_definition(table, event)
             await cursor.execute(definition.create)
             await cursor.execute(definition.set_comment)
+
+
+async def _change_guard(conn: psycopg.AsyncConnection, *, wanted: bool, lock_timeout_ms: int) -> None:
+    queries = sqlfiles.named_queries(_QUERIES)
+    names = {"trigger": sql.Identifier(_GUARD), "table": sql.Identifier("public", "asset")}
+    async with _short_transaction(conn, lock_timeout_ms), conn.cursor() as cursor:
+        if not wanted:
+            await cursor.execute(sql.SQL(queries["drop_trigger"]).format(**names))
+            return
+        definition = _guard_definition()
+        await cursor.execute(definition.create)
+        await cursor.execute(definition.set_comment)
+        await cursor.execute(queries["guard_deleted"])
+
+
+async def _guard_state(conn: psycopg.AsyncConnection, needed: bool | None) -> GuardState:
+    async with conn.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(sqlfiles.named_queries(_QUERIES)["guard_state"], {"trigger": _GUARD})
+        row = await cursor.fetchone()
+    if row is None:
+        return "missing" if needed else "not needed"
+    enabled, ours, comment = row
+    if needed is False:
+        return "left over"
+    if not ours or comment != _guard_definition().comment:
+        return "outdated"
+    return "installed" if enabled else "disabled"
 
 
 async def _retry(
@@ -308,8 +366,16 @@ def _trigger_name(event: str) -> str:
 
 
 def _trigger_definition(table: str, event: str) -> _Definition:
-    names = {"table": sql.Identifier("public", table), "trigger": sql.Identifier(_trigger_name(event))}
     template = sqlfiles.named_queries("triggers/statement_triggers.sql")[event]
+    return _define_trigger(template, table, _trigger_name(event))
+
+
+def _guard_definition() -> _Definition:
+    return _define_trigger(sqlfiles.named_queries("triggers/guard_trigger.sql")["guard"], "asset", _GUARD)
+
+
+def _define_trigger(template: LiteralString, table: str, trigger: str) -> _Definition:
+    names = {"table": sql.Identifier("public", table), "trigger": sql.Identifier(trigger)}
     create = sql.SQL(template).format(**names).as_string()
     comment = _comment(create)
     set_comment = sql.SQL(sqlfiles.named_queries(_QUERIES)["comment_trigger"])

@@ -4,6 +4,8 @@ It is written from the rules of a copy alone, with plain SQL and files, so that 
 something that no code of the listener has made.
 """
 
+# ruff: noqa: S608 - tables and columns are named in this file
+
 import asyncio
 import hashlib
 import json
@@ -11,7 +13,7 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, LiteralString, cast
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -27,13 +29,18 @@ MODIFIED_NS = 1_714_979_289_123_000_000
 LONG_AGO = "2024-05-06T10:00:00+00:00"
 LOCKED = ["description", "dateTimeOriginal", "latitude", "longitude", "rating", "timeZone", "tags"]
 
+TRACKED = (
+    "asset_map", "person_map", "face_map", "skipped", "failure", "base", "stack_map", "tag_map", "album_map", "kept",
+)  # fmt: skip
+
 
 @dataclass
 class Share:
     """Two users, an external and an uploads job, and what they share.
 
     ``photo`` is a live photo with everything and ``motion`` its moving part, ``plain`` a photo with little,
-    ``upload`` one of the uploads job; ``copies`` and ``faces`` lead from a source's id to its copy's.
+    ``upload`` one of the uploads job; ``copies`` and ``faces`` lead from a source's id to its copy's. From Immich
+    3.2 on the users are in one cluster group if ``shared_group``, else each in one of their own.
     """
 
     conn: psycopg.Connection[Any]
@@ -41,6 +48,7 @@ class Share:
     copy_id: UUID = field(default_factory=uuid4)
     face_id: UUID = field(default_factory=uuid4)
     mirror_id: UUID = field(default_factory=uuid4)
+    shared_group: bool = False
     source_user: UUID = field(default_factory=uuid4)
     target_user: UUID = field(default_factory=uuid4)
     source_library: UUID = field(default_factory=uuid4)
@@ -110,7 +118,7 @@ class Share:
 
     def run(self, text: str, **params: Any) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows, if it has any."""
-        cursor = self.conn.execute(cast("LiteralString", text), params or None)
+        cursor = self.conn.execute(text, params or None)
         return cursor.fetchall() if cursor.description else []
 
     def insert(self, table: str, **values: Any) -> None:
@@ -138,10 +146,13 @@ class Share:
             )
 
     def _make_users(self) -> None:
-        for user, name in ((self.source_user, "bob"), (self.target_user, "alice")):
-            group = uuid4()
-            if "cluster_group" in self.columns:
-                self.insert("cluster_group", id=group)
+        groups = [uuid4()] if self.shared_group else [uuid4(), uuid4()]
+        for id_ in groups:
+            self.insert("cluster_group", id=id_)
+        for user, name, group in (
+            (self.source_user, "bob", groups[0]),
+            (self.target_user, "alice", groups[-1]),
+        ):
             self.insert("user", id=user, email=f"{name}@example.org", name=name, clusterGroupId=group)
         for library, owner in (
             (self.source_library, self.source_user),
@@ -162,7 +173,7 @@ class Share:
             "type": "IMAGE",
             "originalPath": path,
             "originalFileName": name,
-            "checksum": "\\x" + hashlib.sha1(path.encode()).hexdigest(),
+            "checksum": "\\x" + hashlib.sha1(path.encode(), usedforsecurity=False).hexdigest(),
             "checksumAlgorithm": "sha1",
             "deviceId": "phone",
             "deviceAssetId": f"phone-{name}",
@@ -275,8 +286,7 @@ class Share:
         thumbnail = self.generated("thumbs", self.source_user, person, ".jpeg")
         write(thumbnail, "face of Carla")
         if self.groups:
-            ((group,),) = self.run('SELECT "clusterGroupId" FROM "user" WHERE id = %(id)s', id=self.source_user)
-            self.insert("person_group", id=person, clusterGroupId=group)
+            self.insert("person_group", id=person, clusterGroupId=self.cluster_group(self.source_user))
         self.insert(
             "person",
             id=person, personGroupId=person, ownerId=self.source_user, name="Carla", birthDate="1990-01-02",
@@ -297,6 +307,11 @@ class Share:
             if source_type != "manual":
                 self.insert("face_search", faceId=id_, embedding=EMBEDDING)
         self.run("UPDATE person SET \"faceAssetId\" = %(face)s WHERE name = 'Carla'", face=self.face)
+
+    @property
+    def mirror_row(self) -> str:
+        """Return the condition for the target's row of the source's person."""
+        return '"personGroupId" = %(mirror)s AND "ownerId" = %(target_user)s' if self.groups else "id = %(mirror)s"
 
     def _make_copies(self) -> None:
         self.insert("_face_sync_skipped", source_asset_id=self.skipped, target_user_id=self.target_user, reason="x")
@@ -323,7 +338,7 @@ class Share:
             "ownerId": self.target_user,
             "libraryId": self.target_library,
             "originalPath": path,
-            "checksum": "\\x" + hashlib.sha1(f"path:{path}".encode()).hexdigest(),
+            "checksum": "\\x" + hashlib.sha1(f"path:{path}".encode(), usedforsecurity=False).hexdigest(),
             "checksumAlgorithm": "sha1-path",
             "isExternal": True,
             "isFavorite": False,
@@ -352,12 +367,29 @@ class Share:
             if self.has(table):
                 for (id_,) in self.run(f'SELECT id FROM {table} WHERE "assetId" = %(id)s', id=source):
                     self.clone(table, "id", id_, id=uuid4(), assetId=target)
+        self._note_base(source, target)
         edited = '"isEdited"' if self.has("asset_file", "isEdited") else "false"
         for id_, path, is_edited in self.run(
             f"SELECT id, path, {edited} FROM asset_file WHERE \"assetId\" = %(id)s AND type <> 'sidecar'", id=source
         ):
             new = self._link(path, source, target, hard=not is_edited)
             self.clone("asset_file", "id", id_, id=uuid4(), assetId=target, path=new)
+
+    def _note_base(self, source: UUID, target: UUID) -> None:
+        """Note what was written into the columns that the target user may change."""
+        columns = [column for column in LOCKED if self.has("asset_exif", column)]
+        ((exif,),) = self.run('SELECT to_jsonb(row) FROM asset_exif AS row WHERE "assetId" = %(id)s', id=source)
+        edits = []
+        if self.has("asset_edit"):
+            edits = self.run(
+                'SELECT action::text, parameters FROM asset_edit WHERE "assetId" = %(id)s ORDER BY sequence', id=source
+            )
+        self.insert(
+            "_face_sync_base",
+            target_asset_id=target,
+            exif={column: exif[column] for column in columns},
+            edits=[{"action": action, "parameters": parameters} for action, parameters in edits],
+        )
 
     def _link(self, path: str, source: UUID, target: UUID, *, hard: bool = True) -> str:
         folder = path.removeprefix(f"{self.roots.media}/").split("/")[0]
@@ -372,35 +404,75 @@ class Share:
 
     def _copy_people(self) -> None:
         target = self.copies[self.photo]
-        if not self.groups:
-            self.insert(
-                "_face_sync_person_map",
-                source_person_id=self.person, target_person_id=self.mirror_id, source_user_id=self.source_user,
-                target_user_id=self.target_user,
-            )  # fmt: skip
-            self.clone(
-                "person", "id", self.person,
-                id=self.mirror_id, ownerId=self.target_user, isFavorite=False, faceAssetId=None,
-                thumbnailPath=self.mirror_thumbnail,
-            )  # fmt: skip
-            write(self.mirror_thumbnail, "face of Carla")
+        mirrored = not (self.groups and self.shared_group)
+        if mirrored:
+            self.map_person(self.person, self.mirror_id)
+            if self.groups:
+                self.insert("person_group", id=self.mirror_id, clusterGroupId=self.cluster_group(self.target_user))
+        else:
+            # One group stands for both users, each with a row of their own.
+            self.mirror_id = self.person
+        self.clone(
+            "person", "personGroupId" if self.groups else "id", self.person,
+            id=self.mirror_id, personGroupId=self.mirror_id, ownerId=self.target_user, isFavorite=False,
+            faceAssetId=None, thumbnailPath=self.mirror_thumbnail,
+        )  # fmt: skip
+        write(self.mirror_thumbnail, "face of Carla")
         for source, copy in ((self.face, self.face_id), (self.manual_face, uuid4())):
             self.faces[source] = copy
             person = self.mirror_id if source == self.face else None
-            # From 3.2 on: the shared group, by hand and without an embedding.
-            group = {"sourceType": "manual"} if self.groups else {"personId": person}
-            self.clone("asset_face", "id", source, id=copy, assetId=target, **group)
+            changes = {"personGroupId": person} if self.groups else {"personId": person}
+            silent = {} if mirrored else {"sourceType": "manual"}
+            self.clone("asset_face", "id", source, id=copy, assetId=target, **changes, **silent)
             self.insert(
                 "_face_sync_face_map",
                 source_face_id=source, target_face_id=copy, target_asset_id=target,
                 target_user_id=self.target_user, target_person_id=person,
             )  # fmt: skip
-            if not self.groups:
+            if mirrored:
                 self.clone("face_search", "faceId", source, faceId=copy)
-        if not self.groups:
-            self.run(
-                'UPDATE person SET "faceAssetId" = %(face)s WHERE id = %(id)s', face=self.face_id, id=self.mirror_id
-            )
+        self.run(
+            f'UPDATE person SET "faceAssetId" = %(face)s WHERE {self.mirror_row}',
+            face=self.face_id, mirror=self.mirror_id, target_user=self.target_user,
+        )  # fmt: skip
+
+    def cluster_group(self, user: UUID) -> UUID:
+        ((group,),) = self.run('SELECT "clusterGroupId" FROM "user" WHERE id = %(id)s', id=user)
+        return UUID(str(group))
+
+    def map_person(self, source: UUID, target: UUID, *, back: bool = False) -> None:
+        """Note a person of the target as the mirror of one of the source; ``back``: the other way round."""
+        users = (self.target_user, self.source_user) if back else (self.source_user, self.target_user)
+        self.insert(
+            "_face_sync_person_map",
+            source_person_id=source, target_person_id=target, source_user_id=users[0], target_user_id=users[1],
+        )  # fmt: skip
+
+    def add_person(self, user: UUID, name: str, **values: Any) -> UUID:
+        """Add a person of a user, with a group of their own where this release has such."""
+        id_ = uuid4()
+        if self.groups:
+            self.insert("person_group", id=id_, clusterGroupId=self.cluster_group(user))
+        self.insert("person", id=id_, personGroupId=id_, ownerId=user, name=name, **values)
+        return id_
+
+    def add_tag(self, user: UUID, value: str, parent: UUID | None = None) -> UUID:
+        id_ = uuid4()
+        self.insert("tag", id=id_, userId=user, value=value, parentId=parent)
+        return id_
+
+    def tag_asset(self, tag: UUID, asset: UUID) -> None:
+        self.insert("tag_asset", assetId=asset, assetsId=asset, tagId=tag, tagsId=tag)
+
+    def album_asset(self, album: UUID, asset: UUID) -> None:
+        self.insert("album_asset", assetId=asset, assetsId=asset, albumId=album, albumsId=album)
+
+    def add_album(self, owner: UUID) -> UUID:
+        id_ = uuid4()
+        self.insert("album", id=id_, albumName="shared", ownerId=owner)
+        if not self.has("album", "ownerId"):
+            self.insert("album_user", albumId=id_, userId=owner, role="owner")
+        return id_
 
     @property
     def mirror_thumbnail(self) -> str:
@@ -430,6 +502,7 @@ def wipe(conn: psycopg.Connection[Any]) -> None:
     """Take out what an earlier share left: far quicker than a new database."""
     with conn.transaction():
         conn.execute("DELETE FROM stack")
+        conn.execute("DELETE FROM album")
         conn.execute('DELETE FROM "user"')
-        for table in ("asset_map", "person_map", "face_map", "skipped", "failure"):
+        for table in TRACKED:
             conn.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(f"_face_sync_{table}")))

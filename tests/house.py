@@ -20,6 +20,7 @@ from uuid import UUID, uuid4
 import httpx
 import psycopg
 import yaml
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from listener.database import connect
@@ -188,7 +189,7 @@ def database_url(conninfo: str) -> str:
     """Return the address of a database in the form that DB_URL takes."""
     parts = conninfo_to_dict(conninfo)
     account = quote(str(parts["user"])) + (f":{quote(str(parts['password']))}" if "password" in parts else "")
-    query = urlencode({key: parts[key] for key in ("host", "port") if key in parts})
+    query = urlencode([(key, str(value)) for key, value in parts.items() if key in {"host", "port"}])
     return f"postgresql://{account}@/{parts['dbname']}?{query}"
 
 
@@ -213,9 +214,11 @@ def add_user(conninfo: str, release: str, name: str, user_id: UUID | None = None
             row = connection.execute("INSERT INTO cluster_group DEFAULT VALUES RETURNING id").fetchone()
             assert row is not None
             columns["clusterGroupId"] = row[0]
-        names = ", ".join(f'"{column}"' for column in columns)
-        holders = ", ".join("%s" for _ in columns)
-        connection.execute(f'INSERT INTO "user" ({names}) VALUES ({holders})'.encode(), list(columns.values()))
+        insert = sql.SQL('INSERT INTO "user" ({}) VALUES ({})').format(
+            sql.SQL(", ").join(sql.Identifier(column) for column in columns),
+            sql.SQL(", ").join(sql.Placeholder() for _ in columns),
+        )
+        connection.execute(insert, list(columns.values()))
     return user_id
 
 

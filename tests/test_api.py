@@ -1,11 +1,9 @@
 """Immich's API client against a real server that gives a real Immich's recorded answers, and bad ones."""
 
 import asyncio
-import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager, nullcontext, suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +11,8 @@ import uvicorn
 
 from listener.immich import api
 from listener.immich.api import Features, Version
+from listener.standin.server import recorded_answer
 
-RECORDED = Path(__file__).parent.parent / "listener" / "standin" / "data" / "api-v3.0.3.json"
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 Answer = Callable[[str, Send], Awaitable[None]]
@@ -51,11 +49,8 @@ async def reply(send: Send, body: bytes, status: int = 200, *headers: tuple[byte
 
 
 async def recorded(path: str, send: Send) -> None:
-    for pair in json.loads(RECORDED.read_text()):
-        if pair["request"]["path"] == path and pair["request"]["key"] is None:
-            await reply(send, json.dumps(pair["response"]).encode(), pair["status"])
-            return
-    await reply(send, b"{}", 404)
+    status, body = recorded_answer(path)
+    await reply(send, body, status)
 
 
 def always(body: bytes, status: int = 200, *headers: tuple[bytes, bytes]) -> Answer:

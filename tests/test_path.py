@@ -14,9 +14,7 @@ LEAVING = ("two trashed", "one restored", "one deleted for good", "moved to the 
 
 @pytest.fixture
 def house(immich: ImmichDatabase, roots: Roots, player: Player, tmp_path: Path) -> House:
-    made = share(
-        immich, roots, player.recording.owner_id, tmp_path, photos=str(roots.external / "carol" / "photos")
-    )
+    made = share(immich, roots, player.recording.owner_id, tmp_path, photos=str(roots.external / "carol" / "photos"))
     made.install_triggers()
     return made
 

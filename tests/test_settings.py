@@ -1,9 +1,11 @@
 """Settings: what a home admin writes, and the one line each that they get back when it is wrong."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import yaml
@@ -145,6 +147,37 @@ def test_names_in_the_config_file_stay_as_written(tmp_path: Path) -> None:
     assert (one.name, one.album_id, one.tags) == ("no", None, False)
 
 
+def test_every_key_of_a_job_reaches_it(tmp_path: Path) -> None:
+    given = {"album_id": CAROL, "tags": False, "duplicates": False, "remove_copies": True, "accept_risk": True}
+    write_config(
+        tmp_path, job(**given), job(name="plain", source_path_prefix="/a", target_path_prefix="/external_library/c")
+    )
+    keys, plain = settings.load({}, tmp_path).jobs
+    assert {name: getattr(keys, name) for name in given} == given | {"album_id": UUID(CAROL)}
+    assert (plain.album_id, plain.tags, plain.duplicates, plain.remove_copies, plain.accept_risk) == (
+        None, True, True, False, False
+    )  # fmt: skip
+
+
+def test_one_album_for_both_single_jobs(tmp_path: Path) -> None:
+    read = settings.load(EXTERNAL | UPLOADS | {"TARGET_ALBUM_ID": CAROL}, tmp_path)
+    assert [one.album_id for one in read.jobs] == [UUID(CAROL)] * 2
+
+
+def test_a_wrong_album_of_two_jobs_is_one_line(tmp_path: Path) -> None:
+    line = only_problem(EXTERNAL | UPLOADS | {"TARGET_ALBUM_ID": "holidays"}, tmp_path)
+    assert line.startswith("TARGET_ALBUM_ID:")
+
+
+def test_the_keys_that_the_example_explains_are_good(tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "config.example.yaml").read_text()
+    keys = re.findall(r"^    # ((?:album_id|tags|duplicates|remove_copies|accept_risk): .*)$", text, re.MULTILINE)
+    assert len(keys) == 5
+    (tmp_path / "config.yaml").write_text(re.sub(r"^    # (\w+: \S+)$", r"    \1", text, flags=re.MULTILINE))
+    (one,) = [job for job in settings.load({}, tmp_path).jobs if job.album_id is not None]
+    assert (one.tags, one.duplicates, one.remove_copies, one.accept_risk) == (True, True, False, False)
+
+
 def test_the_example_files_are_good(tmp_path: Path) -> None:
     root = Path(__file__).parent.parent
     (tmp_path / "config.yaml").write_text((root / "config.example.yaml").read_text())
@@ -189,7 +222,7 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
         "SHARED_PATH_PREFIX": "/external_library/../alice",
         "TARGET_USER_ID": "bob",
         "TARGET_PATH_PREFIX": "/elsewhere",
-        "TARGET_ALBUM_ID": LIBRARY,
+        "TARGET_ALBUM_ID": "holidays",
         "WORKERS": "many",
         "SYNC_INTERVAL_SECONDS": "nan",
         "HTTP_PORT": "70000",
@@ -233,7 +266,7 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
         ("TARGET_PATH_PREFIX", "/external_library/./bob", "'/external_library/bob'"),
         ("TARGET_PATH_PREFIX", "/external_library/a\tb", "not text"),
         ("SHARED_PATH_PREFIX", "/external_library/bob/x", "holds the source's"),
-        ("TARGET_ALBUM_ID", LIBRARY, "no effect in this release"),
+        ("TARGET_ALBUM_ID", "holidays", "(a UUID)"),
     ],
 )
 def test_one_wrong_variable_is_one_line(name: str, value: str, word: str, tmp_path: Path) -> None:
@@ -280,10 +313,11 @@ def test_an_unreadable_env_file(tmp_path: Path) -> None:
         ({"name": "x" * 101}, "name", "too long"),
         ({"name": ["x"]}, "name", "not a text"),
         ({"target_library_id": {"a": "b"}}, "target_library_id", "UUID"),
-        ({"album_id": LIBRARY}, "album_id", "no effect in this release"),
-        ({"tags": "true"}, "tags", "no effect in this release"),
-        ({"duplicates": "true"}, "duplicates", "no effect in this release"),
-        ({"remove_copies": "true"}, "remove_copies", "no effect in this release"),
+        ({"album_id": "holidays"}, "album_id", "(a UUID)"),
+        ({"tags": "perhaps"}, "tags", "neither true nor false"),
+        ({"duplicates": 2}, "duplicates", "neither true nor false"),
+        ({"remove_copies": ["true"]}, "remove_copies", "neither true nor false"),
+        ({"accept_risk": "ture"}, "accept_risk", "neither true nor false"),
     ],
 )
 def test_one_wrong_key_of_a_job_is_one_line(changes: dict[str, Any], key: str, word: str, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from psycopg import sql
 
 from listener import tracking, triggers
 from listener.standin.facts import releases
+from listener.standin.snapshot import catalog
 from tests.conftest import ImmichDatabase, eventually_async
 
 CHANNEL = "immich_shared_library"
@@ -544,19 +545,21 @@ async def test_a_role_of_immichs_own_needs_no_grants(writer: Immich, owner: UUID
         writer.conn.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
 
 
-def test_the_guard_marks_deleted_copies_offline(writer: Immich, owner: UUID) -> None:
-    """No trigger uses the function yet; here one does, as it will."""
-    writer.execute(
-        "CREATE TRIGGER _face_sync_guard BEFORE UPDATE ON asset "
-        "FOR EACH ROW EXECUTE FUNCTION _face_sync.guard_original()"
-    )
-    copy, other = writer.assets(owner, 2)
+def map_copy(writer: Immich, owner: UUID, copy: UUID) -> None:
     writer.execute(
         "INSERT INTO _face_sync_asset_map (source_asset_id, target_asset_id, source_user_id, target_user_id) "
         "VALUES (gen_random_uuid(), %s, gen_random_uuid(), %s)",
         copy,
         owner,
     )
+
+
+async def test_the_guard_marks_deleted_copies_offline(
+    writer: Immich, owner: UUID, conn: psycopg.AsyncConnection
+) -> None:
+    await triggers.install(conn, guard=True)
+    copy, other = writer.assets(owner, 2)
+    map_copy(writer, owner, copy)
 
     def offline() -> dict[UUID, bool]:
         return dict(writer.execute('SELECT id, "isOffline" FROM asset'))
@@ -572,28 +575,50 @@ def test_the_guard_marks_deleted_copies_offline(writer: Immich, owner: UUID) -> 
     assert writer.errors() > 0
 
 
+async def test_the_guard_also_protects_what_was_in_the_trash_before_it(
+    writer: Immich, owner: UUID, conn: psycopg.AsyncConnection
+) -> None:
+    """Immich's nightly purge deletes it without one more UPDATE."""
+    copy, other = writer.assets(owner, 2)
+    map_copy(writer, owner, copy)
+    writer.execute("UPDATE asset SET \"deletedAt\" = now(), status = 'trashed'")
+    await triggers.install(conn, guard=True)
+    assert dict(writer.execute('SELECT id, "isOffline" FROM asset')) == {copy: True, other: False}
+
+
+async def test_the_guard_comes_and_goes_as_it_is_needed(writer: Immich, conn: psycopg.AsyncConnection) -> None:
+    async def guard(*, needed: bool | None) -> tuple[str, bool]:
+        found = await triggers.status(conn, guard=needed)
+        return found.guard, found.ok
+
+    plain = catalog(conn.info.dsn)
+    assert await guard(needed=True) == ("missing", False)
+    assert await guard(needed=False) == ("not needed", True)
+    assert (await triggers.install(conn, guard=True)).changed == ("the guard of originals",)
+    assert await guard(needed=True) == ("installed", True)
+    assert await guard(needed=False) == ("left over", True)
+    assert (await triggers.install(conn)).changed == (), "where it cannot be told, it stays"
+    assert await guard(needed=None) == ("installed", True)
+
+    writer.execute("ALTER TABLE asset DISABLE TRIGGER _face_sync_guard")
+    assert await guard(needed=True) == ("disabled", False)
+    await triggers.install(conn, guard=True)
+    assert await guard(needed=True) == ("installed", True)
+    writer.execute("COMMENT ON TRIGGER _face_sync_guard ON asset IS 'immich-shared-library 0123'")
+    assert await guard(needed=True) == ("outdated", False)
+    assert await guard(needed=None) == ("outdated", False)
+    assert (await triggers.install(conn)).changed == ("the guard of originals",)
+    assert await guard(needed=True) == ("installed", True)
+
+    assert (await triggers.install(conn, guard=False)).changed == ("the guard of originals, taken away",)
+    assert await guard(needed=False) == ("not needed", True)
+    assert catalog(conn.info.dsn) == plain
+    await triggers.install(conn, guard=True)
+    await triggers.uninstall(conn)
+    assert await guard(needed=None) == ("not needed", False)
+
+
 # In and out of the catalog.
-
-
-def catalog(conninfo: str) -> dict[str, tuple[int, int]]:
-    """Number and checksum of the rows of every system catalog of this database.
-
-    Left out are statistics, and in pg_class what vacuum and analyze keep there; relhastriggers is among it: the
-    first trigger of a table sets it, and only a vacuum looks again.
-    """
-    kept_by_vacuum = "'{relpages,reltuples,relallvisible,relallfrozen,relfrozenxid,relminmxid,relhastriggers}'::text[]"
-    with psycopg.connect(conninfo) as connection:
-        names = connection.execute(
-            "SELECT relname FROM pg_class WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind = 'r' "
-            "AND NOT relisshared AND relname NOT IN ('pg_statistic', 'pg_statistic_ext_data')"
-        ).fetchall()
-        part = sql.SQL("SELECT {}, count(*), sum(hashtextextended(({})::text, 0)) FROM {} AS t")
-        row = {"pg_class": sql.SQL("to_jsonb(t) - ") + sql.SQL(kept_by_vacuum)}
-        query = sql.SQL(" UNION ALL ").join(
-            part.format(sql.Literal(name), row.get(name, sql.SQL("t.*")), sql.Identifier("pg_catalog", name))
-            for (name,) in names
-        )
-        return {name: (count, checksum) for name, count, checksum in connection.execute(query)}
 
 
 @every_release
@@ -697,6 +722,9 @@ async def test_the_printed_sql_is_what_install_does(immich: ImmichDatabase, conn
         await conn.execute(text)
         assert (await triggers.status(conn)).ok
     assert await triggers.install(conn) == triggers.InstallResult(changed=(), absent=())
+    await tracking.migrate(conn)
+    await conn.execute(triggers.render_install_sql(guard=True))
+    assert (await triggers.status(conn, guard=True)).guard == "installed"
 
 
 async def test_a_locked_table_is_tried_again_until_it_is_free(

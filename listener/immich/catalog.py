@@ -90,7 +90,8 @@ class Catalog:
         """Return one line for each table of this Immich that hangs on asset and that we know nothing of."""
         known = {*COPIED_TABLES, *_RULED_TABLES, *_IGNORED_TABLES}
         return tuple(
-            f"this Immich has a table {table!r} that belongs to assets and that this version does not know: copies have no rows there"
+            f"this Immich has a table {table!r} that belongs to assets and that this version does not know: "
+            "copies have no rows there"
             for table in sorted(self.hanging - known)
         )
 

@@ -88,7 +88,7 @@ class Layout:
 def _inside(path: str, root: Path) -> Path:
     real_root = os.path.realpath(root)
     real = os.path.realpath(path)
-    if ".." in path.split("/") or (real != real_root and not real.startswith(real_root + "/")):
+    if ".." in path.split("/") or (real != real_root and not real.startswith(real_root.rstrip("/") + "/")):
         raise RefusedPathError(f"the path {path!r} leads out of {str(root)!r}, to {real!r}")
     return Path(path)
 

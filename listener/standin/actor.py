@@ -53,9 +53,9 @@ class Actor(PeopleActions, Changes, Libraries):
         """Upload a photo or, by its name, a video, and return the asset.
 
         It shows so many ``faces``, the first of which recognition gives to ``people``, and ``text``; or all that
-        ``picture`` shows; or it has the very bytes of ``content``, such as another original's. ``template``: where below the user's folder the
-        storage template moves it, after metadata. The jobs stop after ``until``; what is not in ``learning`` is
-        switched off. Raises psycopg.errors.UniqueViolation for content that the user has already.
+        ``picture`` shows; or it has the very bytes of ``content``, such as another original's. ``template`` is where
+        below the user's folder the storage template moves it, after metadata. The jobs stop after ``until``; what is
+        not in ``learning`` is switched off. Raises psycopg.errors.UniqueViolation for content that the user has.
         """
         like = picture or Picture(taken=taken, faces=max(faces, len(people)), text=text)
         asset = self._take_in(name, content or self.picture(Path(name), like).content())

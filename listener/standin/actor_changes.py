@@ -10,7 +10,8 @@ from zoneinfo import ZoneInfo
 from psycopg.rows import DictRow
 
 from listener.standin import actor_files as files
-from listener.standin.actor_jobs import Jobs, zone_name
+from listener.standin.actor_jobs import Jobs
+from listener.standin.actor_metadata import zone_name
 from listener.standin.actor_rows import Values, Write, delete, insert, update
 
 # Columns that an XMP holds under their own name; it has the time zone in the date, and tags by another way.

@@ -6,7 +6,6 @@ an asset still lacks, so that it also stands for the retries at night.
 
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 from uuid import UUID
@@ -15,6 +14,7 @@ from psycopg.rows import DictRow
 
 from listener.standin import actor_files as files
 from listener.standin.actor_files import Picture
+from listener.standin.actor_metadata import Said
 from listener.standin.actor_rows import Rows, Values, delete, insert, update, upsert
 
 Stage = Literal["row", "metadata", "files", "thumbnails", "clip", "faces", "text"]
@@ -31,14 +31,6 @@ _MARKS: Mapping[Stage, str] = {
     "faces": "facesRecognizedAt",
     "text": "ocrAt",
 }
-
-_CITIES = (
-    (48.86, 2.35, "Paris", "Île-de-France", "France", "Europe/Paris"),
-    (38.72, -9.14, "Lisbon", "Lisbon", "Portugal", "Europe/Lisbon"),
-)
-
-# Columns of asset_exif that Immich's users edit, and what a file without an XMP says of them.
-EDITABLE: Mapping[str, Any] = {"description": "", "rating": None, "tags": None}
 
 
 class Jobs:
@@ -207,19 +199,16 @@ class Jobs:
 
     def _picture(self, asset: UUID) -> Picture:
         """Return what is to be seen in an asset: in its original, or its preview once that is gone."""
-        row = self.asset(asset)
-        for path in (
-            row["originalPath"],
-            *(file["path"] for file in self.files_of(asset) if file["type"] == "preview"),
-        ):
-            try:
-                return files.look_at(path)
-            except OSError:
-                continue
+        try:
+            return files.look_at(self.asset(asset)["originalPath"])
+        except OSError:
+            for row in self.files_of(asset):
+                if row["type"] == "preview" and Path(row["path"]).exists():
+                    return files.look_at(row["path"])
         return Picture()
 
-    def _said(self, asset: DictRow) -> "_Said":
-        return _Said(files.look_at(asset["originalPath"]), asset, self._read_sidecar(asset), self.rows)
+    def _said(self, asset: DictRow) -> Said:
+        return Said(files.look_at(asset["originalPath"]), asset, self._read_sidecar(asset), self.rows)
 
     def _read_sidecar(self, asset: DictRow) -> dict[str, Any]:
         path = self._sidecar_path(asset)
@@ -307,13 +296,15 @@ class Jobs:
 
     def _embed(self, asset: UUID) -> None:
         self.rows.execute(
-            upsert("smart_search", {"assetId": asset, "embedding": self._embedding("smart_search", asset)})
+            upsert(
+                "smart_search", {"assetId": asset, "embedding": self._embedding("smart_search", self._picture(asset))}
+            )
         )
         self.mark(asset, "duplicatesDetectedAt")
 
-    def _embedding(self, table: str, asset: UUID, *of: object) -> str:
+    def _embedding(self, table: str, picture: Picture, *of: object) -> str:
         dimension = int(self.rows.type(table, "embedding").removeprefix("vector(").removesuffix(")"))
-        source = random.Random(f"{self._picture(asset).digest} {of}")  # noqa: S311 - the same for the same picture
+        source = random.Random(f"{picture.digest} {of}")  # noqa: S311 - the same for the same picture
         return str([round(source.gauss(0, 0.05), 5) for _ in range(dimension)])
 
     def find_faces(self, asset: UUID, *, without: Iterable[UUID] = (), moved: int = 0) -> list[UUID]:
@@ -336,7 +327,7 @@ class Jobs:
                 size = {"imageWidth": picture.width, "imageHeight": picture.height}
                 new.append({"id": face, "assetId": asset, "sourceType": "machine-learning", **size, **box})
             if not same or face in bare:
-                searches.append({"faceId": face, "embedding": self._embedding("face_search", asset, number)})
+                searches.append({"faceId": face, "embedding": self._embedding("face_search", picture, number)})
         self.rows.execute(
             delete("asset_face", *({"id": face} for face in gone)),
             insert("asset_face", *new),
@@ -362,53 +353,6 @@ class Jobs:
         self.mark(asset, "ocrAt")
 
 
-class _Said:
-    """What an asset's original and XMP say: as columns of asset_exif and of asset."""
-
-    def __init__(self, picture: Picture, asset: DictRow, xmp: Mapping[str, Any], rows: Rows) -> None:
-        self.picture = picture
-        modified = files.modified_at(asset["originalPath"])
-        taken: datetime = xmp.get("dateTimeOriginal") or picture.taken or modified
-        latitude, longitude = (xmp.get(name, getattr(picture, name)) for name in ("latitude", "longitude"))
-        city, state, country, zone = _nearest(latitude, longitude)
-        camera = {} if picture.video else {"make": "Canon", "model": "EOS R5", "iso": 200}
-        stream = {"fps": 10, "orientation": "1"} if picture.video else {}
-        self.exif = {
-            **EDITABLE,
-            **{name: value for name, value in xmp.items() if name in EDITABLE},
-            **camera, **stream, "bitsPerSample": 8, "livePhotoCID": picture.live_photo, "modifyDate": modified,
-            "dateTimeOriginal": taken, "timeZone": zone or zone_name(taken),
-            "latitude": latitude, "longitude": longitude, "city": city, "state": state, "country": country,
-            "exifImageWidth": picture.width, "exifImageHeight": picture.height,
-        }  # fmt: skip
-        milliseconds = rows.type("asset", "duration") == "integer"
-        self.asset: dict[str, Any] = {
-            "fileCreatedAt": taken,
-            "localDateTime": taken.replace(tzinfo=UTC),
-            "fileModifiedAt": modified,
-        }
-        if picture.video:
-            self.asset["duration"] = 1000 if milliseconds else "00:00:01.000"
-        if not asset.get("isEdited"):
-            self.asset |= {"width": picture.width, "height": picture.height}
-
-
-def _nearest(latitude: float | None, longitude: float | None) -> tuple[str | None, str | None, str | None, str | None]:
-    """Return city, state, country and time zone of a place, if Immich knows a city near it."""
-    for north, east, *names in _CITIES:
-        if latitude is not None and longitude is not None and abs(latitude - north) + abs(longitude - east) < 1:
-            city, state, country, zone = names
-            return city, state, country, zone
-    return None, None, None, None
-
-
-def zone_name(moment: datetime) -> str:
-    """Return a moment's time zone as Immich writes it: ``UTC+1``."""
-    offset = moment.utcoffset()
-    hours = int(offset.total_seconds() // 3600) if offset else 0
-    return f"UTC{hours:+d}" if hours else "UTC"
-
-
 def _box(number: int, moved: int) -> dict[str, int]:
     left, top = 20 + 90 * (number % 6) + moved, 30 + 90 * (number // 6) + moved
     return {"boundingBoxX1": left, "boundingBoxY1": top, "boundingBoxX2": left + 60, "boundingBoxY2": top + 70}
@@ -420,4 +364,4 @@ def _overlap(face: DictRow, box: Mapping[str, int]) -> bool:
     height = min(face["boundingBoxY2"], box["boundingBoxY2"]) - max(face["boundingBoxY1"], box["boundingBoxY1"])
     shared = max(width, 0) * max(height, 0)
     areas = ((b["boundingBoxX2"] - b["boundingBoxX1"]) * (b["boundingBoxY2"] - b["boundingBoxY1"]) for b in (face, box))
-    return shared * 2 > sum(areas) - shared
+    return bool(shared * 2 > sum(areas) - shared)

@@ -7,11 +7,12 @@ Those that the database at hand does not have are left out, so that one actor fi
 import itertools
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, LiteralString, cast
+from typing import Any, Literal
 from uuid import UUID
 
 import psycopg
@@ -114,7 +115,8 @@ class Rows:
             parts = [sql.SQL("part_{} AS ({})").format(n, query) for n, (query, _) in enumerate(made[:-1])]
             query = sql.SQL("WITH {} {}").format(sql.SQL(", ").join(parts), made[-1][0])
             made = [(query, {name: rows for _, parameters in made for name, rows in parameters.items()})]
-        with connection.transaction():
+        # A single statement is a transaction by itself, as with Immich's server: nothing is sent around it.
+        with connection.transaction() if len(made) > 1 else nullcontext():
             for query, parameters in made:
                 connection.execute(query, parameters)
 
@@ -190,8 +192,8 @@ def _block(file: str, name: str) -> sql.SQL:
     return sql.SQL(_query(file, name))
 
 
-def _query(file: str, name: str) -> LiteralString:
-    return cast("LiteralString", named_queries(f"standin/{file}.sql")[name])
+def _query(file: str, name: str) -> str:
+    return named_queries(f"standin/{file}.sql")[name]
 
 
 def _plain(value: object) -> str:

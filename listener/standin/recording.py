@@ -144,9 +144,7 @@ def recorded(release: str) -> Recording:
     """Return this package's recording of a release; FileNotFoundError names those that are there."""
     path = _DATA / f"v{release}.jsonl"
     if not path.exists():
-        raise FileNotFoundError(
-            f"no recording of Immich {release}; there are: {', '.join(recorded_releases())}"
-        )
+        raise FileNotFoundError(f"no recording of Immich {release}; there are: {', '.join(recorded_releases())}")
     return read(path)
 
 
@@ -171,9 +169,7 @@ def _rerooted(statement: Statement, roots: Mapping[Path, Path]) -> Statement:
     columns = _PATH_COLUMNS.get(statement.table)
     if columns is None:
         return statement
-    rows = tuple(
-        Row(_moved(row.new, columns, roots), _moved(row.old, columns, roots)) for row in statement.rows
-    )
+    rows = tuple(Row(_moved(row.new, columns, roots), _moved(row.old, columns, roots)) for row in statement.rows)
     return replace(statement, rows=rows)
 
 

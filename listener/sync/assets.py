@@ -12,7 +12,7 @@ from uuid import UUID
 
 from psycopg import sql
 
-from listener.database import Connection, query, statement, uuids, writing
+from listener.database import Connection, fetch, query, statement, uuids, writing
 from listener.immich.catalog import Catalog
 from listener.immich.layout import path_checksum
 from listener.settings import Job
@@ -109,6 +109,24 @@ class Rows:
         album: where the copies belong, if it can be used. own_sidecars: an XMP beside a copy is its user's, since
         copies have links of their own.
         """
+        async with writing(connection, job.target_user_id):
+            started = time.monotonic()
+            copies = await _still_wanted(connection, job, copies)
+            written = await self._write(connection, job, copies, people, album, own_sidecars=own_sidecars)
+            if time.monotonic() - started > TRANSACTION_SECONDS:
+                raise TooSlowError(f"writing {len(copies)} copies took over {TRANSACTION_SECONDS} s")
+        return written
+
+    async def _write(
+        self,
+        connection: Connection,
+        job: Job,
+        copies: Sequence[WantedCopy],
+        people: Sequence[Person],
+        album: UUID | None,
+        *,
+        own_sidecars: bool,
+    ) -> "Written":
         sources = [copy.source for copy in copies]
         files = [(copy.source.target_id, file) for copy in copies for file in copy.files]
         params = {
@@ -128,29 +146,40 @@ class Rows:
             "file_targets": uuids(target_id for target_id, _ in files),
             "file_paths": [file.path for _, file in files],
         }
-        async with writing(connection, job.target_user_id):
-            started = time.monotonic()
-            async with connection.pipeline():
-                written = {"asset": await connection.execute(self.assets, params)}
-                for table, delete, upsert in self.children:
-                    await connection.execute(delete, params)
-                    written[table] = await connection.execute(upsert, params)
-                dropped = await connection.execute(self.delete_files, params)
-                written["asset_file"] = await connection.execute(self.upsert_files, params)
-                await self.people.write(connection, job, sources, people)
-                named = await connection.execute(query("rows", "named_files"), params)
-                await connection.execute(query("rows", "finish"), params)
-                if self.note_base is not None:
-                    await connection.execute(self.note_base, params)
-                await self.extras.write(connection, job, params)
-                await connection.execute(query("rows", "recovered"), params)
-            if time.monotonic() - started > TRANSACTION_SECONDS:
-                raise TooSlowError(f"writing {len(copies)} copies took over {TRANSACTION_SECONDS} s")
-            return Written(
-                {table: cursor.rowcount for table, cursor in written.items()},
-                frozenset(row[0] for row in await dropped.fetchall()),
-                frozenset(row[0] for row in await named.fetchall()) | {copy.encoded or "" for copy in copies},
-            )
+        async with connection.pipeline():
+            rows = {"asset": await connection.execute(self.assets, params)}
+            for table, delete, upsert in self.children:
+                await connection.execute(delete, params)
+                rows[table] = await connection.execute(upsert, params)
+            dropped = await connection.execute(self.delete_files, params)
+            rows["asset_file"] = await connection.execute(self.upsert_files, params)
+            await self.people.write(connection, job, sources, people)
+            named = await connection.execute(query("rows", "named_files"), params)
+            await connection.execute(query("rows", "finish"), params)
+            if self.note_base is not None:
+                await connection.execute(self.note_base, params)
+            await self.extras.write(connection, job, params)
+            await connection.execute(query("rows", "recovered"), params)
+        return Written(
+            tuple(copies),
+            {table: cursor.rowcount for table, cursor in rows.items()},
+            frozenset(row[0] for row in await dropped.fetchall()),
+            frozenset(row[0] for row in await named.fetchall()) | {copy.encoded or "" for copy in copies},
+        )
+
+
+async def _still_wanted(connection: Connection, job: Job, copies: Sequence[WantedCopy]) -> list[WantedCopy]:
+    """Leave out copies that their user deleted since the batch was planned, or that another batch has made."""
+    made = [copy.source.target_id for copy in copies if copy.source.made]
+    fresh = [copy.source.id for copy in copies if not copy.source.made]
+    params = {**job_params(job), "made": uuids(made), "fresh": uuids(fresh)}
+    there = {row[0] for row in await fetch(connection, query("rows", "hold"), params)} if made else set()
+    unwanted = {row[0] for row in await fetch(connection, query("rows", "unwanted"), params)} if fresh else set()
+    return [
+        copy
+        for copy in copies
+        if (copy.source.target_id in there if copy.source.made else copy.source.id not in unwanted)
+    ]
 
 
 def _note_base(catalog: Catalog) -> bytes | None:
@@ -165,10 +194,11 @@ def _note_base(catalog: Catalog) -> bytes | None:
 class Written:
     """What one transaction did.
 
-    rows: how many were made or mended, by table. dropped: paths of files whose rows were deleted.
-    named: paths of all files that the copies' rows name now.
+    copies: those that were written. rows: how many were made or mended, by table. dropped: paths of files whose
+    rows were deleted. named: paths of all files that the copies' rows name now.
     """
 
+    copies: tuple[WantedCopy, ...]
     rows: dict[str, int]
     dropped: frozenset[str]
     named: frozenset[str]

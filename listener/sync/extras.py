@@ -24,6 +24,7 @@ class Extras:
 
     stacks: tuple[bytes, ...]
     before_removal: tuple[bytes, ...]
+    after_removal: bytes
     tags: tuple[bytes, ...]
     albums: tuple[bytes, ...]
     album_is_theirs: bytes
@@ -50,10 +51,13 @@ class Extras:
         return cls(
             stacks=composed(*_STACKS),
             before_removal=composed("keep", "stack_uncover", "stack_drop"),
+            after_removal=statement("extras", "stack_dissolve"),
             tags=composed(*tags),
             albums=composed("album_add", "album_cover"),
             album_is_theirs=statement("extras", owner),
-            give_back=composed("give_back_albums", "give_back_stacks_gone", "give_back_stacks", "given_back"),
+            give_back=composed(
+                "give_back_albums", "give_back_stacks_gone", "give_back_stacks", "give_back_covers", "given_back"
+            ),
         )
 
     async def album_usable(self, connection: Connection, job: Job) -> bool:
@@ -75,3 +79,7 @@ class Extras:
         """Note what the target user had done with copies that go now, and take them out of stacks."""
         for step in self.before_removal:
             await connection.execute(step, params)
+
+    async def after(self, connection: Connection, params: Mapping[str, Any]) -> None:
+        """Take apart mirrored stacks that hold no copy any more."""
+        await connection.execute(self.after_removal, params)

@@ -109,19 +109,33 @@ def _copy(source: Path, target: Path, stat: os.stat_result) -> How:
 
 
 def _in_folder_of(target: Path, make: Callable[[Path], None]) -> None:
-    """Make a file beside ``target`` and rename it there, so that the change is one step."""
+    """Make a generated file beside ``target`` and rename it there, so that the change is one step.
+
+    The name on the way begins with the copy's id as every name in that folder that is ours.
+    """
     partial = target.with_name(f"{target.name}.partial")
-    for attempt in range(_FOLDER_ATTEMPTS):
-        target.parent.mkdir(parents=True, exist_ok=True)
+
+    def replace() -> None:
+        # Left by a crash; an open hardlink would write into the source's file.
+        partial.unlink(missing_ok=True)
         try:
-            # Left by a crash; an open hardlink would write into the source's file.
-            partial.unlink(missing_ok=True)
             make(partial)
             partial.replace(target)
-            # Renaming one name of a file over another of the same file does nothing: it stays.
+        finally:
+            # Also after success: renaming one name of a file over another of the same file does nothing.
             partial.unlink(missing_ok=True)
+
+    _in_folder(target.parent, replace)
+
+
+def _in_folder(folder: Path, make: Callable[[], None]) -> None:
+    """Make something in a folder, and the folder before it, also where others take empty folders away."""
+    for attempt in range(_FOLDER_ATTEMPTS):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            make()
         except FileNotFoundError:
-            if attempt == _FOLDER_ATTEMPTS - 1 or target.parent.is_dir():
+            if attempt == _FOLDER_ATTEMPTS - 1 or folder.is_dir():
                 raise
         else:
             return
@@ -161,9 +175,12 @@ class OriginalLinks:
             if target.is_symlink():
                 if str(target.readlink()) == original:
                     return "unchanged"
+                # No other name is used on the way: it could be one of the user's files. A crash between the two
+                # steps leaves no link, and the next sweep makes it.
+                target.unlink()
             elif target.exists():
                 raise FileProblemError("in the way", f"a file that is not ours is in the way at {path!r}: move it away")
-            _in_folder_of(target, lambda partial: partial.symlink_to(original))
+            _in_folder(target.parent, lambda: target.symlink_to(original))
         except RefusedPathError as error:
             raise FileProblemError("refused", str(error)) from error
         except OSError as error:

@@ -100,13 +100,13 @@ class Placer:
         except RefusedPathError:
             return []  # placing refuses it, with words
 
-    def strays(self, job: Job, copies: Sequence[WantedCopy], written: Written) -> None:
+    def strays(self, job: Job, written: Written) -> None:
         """Remove files of copies that no row names: rows that went, or that went while the files were placed.
 
         After a crash (``begun``) that is any file named by the copy's id, else only what we placed ourselves:
         Immich writes the files of a target user's own edit before their rows.
         """
-        for copy in copies:
+        for copy in written.copies:
             id_ = str(copy.source.target_id)
             placed = {file.path for file in copy.files} | written.dropped
             gone = {path for path in placed - written.named if id_ in path}
@@ -115,8 +115,10 @@ class Placer:
                     with contextlib.suppress(FileNotFoundError):
                         found = {str(path) for path in folder.iterdir() if path.name.startswith(id_)}
                         gone |= found - written.named
-            if gone:
+            try:
                 self.metrics.files.labels(how="removed").inc(remove_files(self.layout, (), id_, tuple(gone)))
+            except FileProblemError as problem:
+                log.warning("a file that no row names could not be removed", asset=copy.source.id, reason=str(problem))
 
     def _copy(self, job: Job, links: OriginalLinks, source: Source, files: Sequence[SourceFile]) -> WantedCopy:
         path = self.layout.copy_original(job, str(source.original))

@@ -10,7 +10,7 @@ original. After a crash at any point the key does the rest.
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID
@@ -20,31 +20,21 @@ import psycopg
 from listener.database import Connection, query, uuids, writing
 from listener.immich.api import Features
 from listener.immich.catalog import Catalog
-from listener.immich.layout import Layout
+from listener.immich.layout import Layout, RefusedPathError
 from listener.ops import logs
 from listener.ops.metrics import Metrics
 from listener.settings import Job
-from listener.sync.assets import Rows, TooSlowError, WantedCopy, Written
+from listener.sync.assets import Rows, TooSlowError, Written
 from listener.sync.files import FileProblemError, LinkMode, OriginalLinks, remove_files
-from listener.sync.people import Person
 from listener.sync.placing import Failure, Placer
 from listener.sync.plan import Planner, Sorted, Source, batch_params, by_source, job_params, sort
-from listener.sync.removal import remove
+from listener.sync.removal import remove, remove_all_files
 
 log = logs.get("reconciler")
 
 # Another transaction was in the way: the same again may do.
 _AGAIN = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure, psycopg.errors.LockNotAvailable)
 _ATTEMPTS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """Copies whose files are in place, the people they need, and the album they go into."""
-
-    copies: Sequence[WantedCopy]
-    people: Sequence[Person]
-    album: UUID | None
 
 
 @dataclass(slots=True)
@@ -104,9 +94,55 @@ class Reconciler:
     async def assets(self, connection: Connection, job: Job, ids: Sequence[UUID]) -> Outcome:
         """Bring the copies that these asset ids lead to, sources or copies, to what they should be.
 
-        Raises psycopg.OperationalError when the connection is lost; then the whole batch is to be tried again.
+        Where the database refuses something the batch is halved until the one bad key stands alone, and is
+        recorded with its reason. Raises psycopg.OperationalError when the connection is lost; then the whole
+        batch is to be tried again.
         """
         outcome = Outcome()
+        await self._halving(connection, ids, outcome.failed, lambda some: self._assets(connection, job, some, outcome))
+        if outcome.failed:
+            await self._record(connection, job, outcome.failed)
+        return outcome
+
+    async def people(self, connection: Connection, job: Job, ids: Sequence[UUID]) -> Outcome:
+        """Bring the mirrors of these people to what they should be; those that no face needs go."""
+        outcome = Outcome()
+        await self._halving(
+            connection, ids, outcome.failed_people, lambda some: self._people(connection, job, some, outcome)
+        )
+        for person_id, failure in outcome.failed_people.items():
+            self.metrics.failures.labels(job=job.name, reason=failure.kind).inc()
+            log.warning("a person is not as they should be", person=person_id, job=job.name, reason=failure.text)
+        return outcome
+
+    async def _halving(
+        self,
+        connection: Connection,
+        ids: Sequence[UUID],
+        failed: dict[UUID, Failure],
+        work: Callable[[Sequence[UUID]], Awaitable[None]],
+    ) -> None:
+        failure = Failure("lock", "the database was busy")
+        for _ in range(_ATTEMPTS):
+            try:
+                await work(ids)
+            except _AGAIN as error:
+                failure = Failure("lock", f"the database was busy: {_words(error)}")
+            except (psycopg.Error, TooSlowError) as error:
+                if connection.closed or connection.broken:
+                    raise
+                failure = Failure("database", f"the database refused the copy: {_words(error)}")
+                break
+            else:
+                return
+        if len(ids) == 1:
+            failed[ids[0]] = failure
+            return
+        middle = len(ids) // 2
+        await self._halving(connection, ids[:middle], failed, work)
+        await self._halving(connection, ids[middle:], failed, work)
+
+    async def _assets(self, connection: Connection, job: Job, ids: Sequence[UUID], outcome: Outcome) -> None:
         sources = await self.planner.sources(connection, job, ids, self.features, self.ml_wait)
         links = self.links(job)
         todo = sort(sources, job)
@@ -115,25 +151,20 @@ class Reconciler:
         if todo.remove:
             await self._remove(connection, job, links, todo.remove, outcome)
         if todo.respect:
-            await self._respect(connection, job, todo.respect)
+            await self._respect(connection, job, links, todo.respect, outcome)
         if todo.skip or todo.unskip:
             await self._skip(connection, job, todo)
         if todo.copy:
             await self._copy(connection, job, links, todo.copy, outcome)
-        if outcome.failed:
-            await self._record(connection, job, outcome.failed)
-        return outcome
 
-    async def people(self, connection: Connection, job: Job, ids: Sequence[UUID]) -> Outcome:
-        """Bring the mirrors of these people to what they should be; those that no face needs go."""
-        outcome = Outcome()
+    async def _people(self, connection: Connection, job: Job, ids: Sequence[UUID], outcome: Outcome) -> None:
         people = await self.rows.people.mirrored(connection, job, ids, self.layout)
         if people:
-            placed, outcome.failed_people = await asyncio.to_thread(self.placer.people, people)
+            placed, failed = await asyncio.to_thread(self.placer.people, people)
+            outcome.failed_people |= failed
             async with writing(connection, job.target_user_id):
                 await self.rows.people.write(connection, job, [], placed)
         await self._drop_empty(connection, job, people=set(ids), held=set())
-        return outcome
 
     async def _copy(
         self, connection: Connection, job: Job, links: OriginalLinks, sources: Sequence[Source], outcome: Outcome
@@ -147,12 +178,27 @@ class Reconciler:
             await connection.execute(query("plan", "begin"), {**job_params(job), **batch_params(begun)})
         if people:
             await self.rows.people.begin(connection, job, people)
-        copies, outcome.failed = await asyncio.to_thread(self.placer.copies, job, links, sources, files)
+        copies, failed = await asyncio.to_thread(self.placer.copies, job, links, sources, files)
+        outcome.failed |= failed
         if people:
-            people, outcome.failed_people = await asyncio.to_thread(self.placer.people, people)
+            people, failed = await asyncio.to_thread(self.placer.people, people)
+            outcome.failed_people |= failed
         album = await self._album(connection, job)
-        await self._write(connection, job, links, _Batch(copies, people, album), outcome)
+        if copies:
+            written = await self.rows.write(
+                connection, job, copies, people, album=album, own_sidecars=not links.directory
+            )
+            outcome.failed |= await asyncio.to_thread(self.placer.originals, links, written.copies)
+            await asyncio.to_thread(self.placer.strays, job, written)
+            self._count(written, outcome)
         await self._drop_empty(connection, job, people={person.target_id for person in people}, held=held)
+
+    def _count(self, written: Written, outcome: Outcome) -> None:
+        for table, count in written.rows.items():
+            self.metrics.rows_written.labels(table=table).inc(count)
+        made = [copy.source.id for copy in written.copies if not copy.source.made]
+        outcome.made.extend(made)
+        outcome.kept += len(written.copies) - len(made)
 
     async def _album(self, connection: Connection, job: Job) -> UUID | None:
         """Return the job's album if it is there and the target user's own, else say so and go on without."""
@@ -165,47 +211,6 @@ class Reconciler:
         )
         return None
 
-    async def _write(
-        self, connection: Connection, job: Job, links: OriginalLinks, batch: "_Batch", outcome: Outcome
-    ) -> None:
-        """Write a batch; where the database refuses it, halve it until the one bad asset stands alone."""
-        copies = batch.copies
-        if not copies:
-            return
-        written = await self._try(connection, job, links, batch)
-        if isinstance(written, Failure):
-            if len(copies) == 1:
-                outcome.failed[copies[0].source.id] = written
-                return
-            middle = len(copies) // 2
-            await self._write(connection, job, links, replace(batch, copies=copies[:middle]), outcome)
-            await self._write(connection, job, links, replace(batch, copies=copies[middle:]), outcome)
-            return
-        outcome.failed |= await asyncio.to_thread(self.placer.originals, links, copies)
-        for table, count in written.rows.items():
-            self.metrics.rows_written.labels(table=table).inc(count)
-        for copy in copies:
-            if not copy.source.made:
-                outcome.made.append(copy.source.id)
-        outcome.kept += sum(copy.source.made for copy in copies)
-        await asyncio.to_thread(self.placer.strays, job, copies, written)
-
-    async def _try(self, connection: Connection, job: Job, links: OriginalLinks, batch: "_Batch") -> Written | Failure:
-        """Write the rows of a batch, again where another transaction was in the way."""
-        failure = Failure("lock", "")
-        for _ in range(_ATTEMPTS):
-            try:
-                return await self.rows.write(
-                    connection, job, batch.copies, batch.people, album=batch.album, own_sidecars=not links.directory
-                )
-            except _AGAIN as error:
-                failure = Failure("lock", f"the database was busy: {_words(error)}")
-            except (psycopg.Error, TooSlowError) as error:
-                if connection.closed or connection.broken:
-                    raise
-                return Failure("database", f"the database refused the copy: {_words(error)}")
-        return failure
-
     async def _remove(
         self, connection: Connection, job: Job, links: OriginalLinks, sources: Sequence[Source], outcome: Outcome
     ) -> None:
@@ -215,14 +220,26 @@ class Reconciler:
         outcome.failed |= {id_: Failure("remove", reason) for id_, reason in removed.failed.items()}
         await self._drop_empty(connection, job, people=set(), held=held)
 
-    async def _respect(self, connection: Connection, job: Job, sources: Sequence[Source]) -> None:
-        """The target user deleted these copies for good: they stay deleted."""
-        params = {**job_params(job), **batch_params(sources)}
-        async with connection.transaction():
+    async def _respect(
+        self, connection: Connection, job: Job, links: OriginalLinks, sources: Sequence[Source], outcome: Outcome
+    ) -> None:
+        """The target user deleted these copies for good: they stay deleted, and nothing is left of them."""
+        gone = [replace(source, copy_original=self._path(job, source)) for source in sources]
+        failed = await asyncio.to_thread(remove_all_files, job, gone, {}, self.layout, links)
+        outcome.failed |= {id_: Failure("remove", reason) for id_, reason in failed.items()}
+        respected = [source for source in gone if source.id not in failed]
+        params = {**job_params(job), **batch_params(respected)}
+        async with writing(connection, job.target_user_id):
             await connection.execute(query("removal", "respect"), params)
             await connection.execute(query("removal", "forget"), params)
-        for source in sources:
+        for source in respected:
             log.info("a copy was deleted by its user: it is not made again", asset=source.id, job=job.name)
+
+    def _path(self, job: Job, source: Source) -> str | None:
+        try:
+            return self.layout.copy_original(job, source.original or "")
+        except RefusedPathError:
+            return None
 
     async def _skip(self, connection: Connection, job: Job, todo: Sorted) -> None:
         """Note which sources would double photos of the target user's own, and which do no more."""

@@ -31,21 +31,23 @@ async def remove(
     named: dict[UUID, list[str]] = {}
     for target_id, path in await fetch(connection, query("removal", "files"), batch_params(sources)):
         named.setdefault(target_id, []).append(path)
-    failed = await asyncio.to_thread(_remove_files, job, sources, named, layout, links)
+    failed = await asyncio.to_thread(remove_all_files, job, sources, named, layout, links)
     gone = [source for source in sources if source.id not in failed]
     params = {**job_params(job), **batch_params(gone), "job": job.name}
     async with writing(connection, job.target_user_id):
         await connection.execute(query("removal", "respect_trashed"), params)
         await extras.before(connection, params)
         await connection.execute(query("removal", "delete_copies"), params)
+        await extras.after(connection, params)
         await connection.execute(query("removal", "forget"), params)
         await connection.execute(query("rows", "recovered"), params)
     return Removed(tuple(source.id for source in gone), failed)
 
 
-def _remove_files(
+def remove_all_files(
     job: Job, sources: Sequence[Source], named: dict[UUID, list[str]], layout: Layout, links: OriginalLinks
 ) -> dict[UUID, str]:
+    """Remove the links and files of these copies, ``named`` ones and any named by their ids. Returns failures."""
     failed: dict[UUID, str] = {}
     for source in sources:
         try:

@@ -2,8 +2,9 @@
 
 First it decides, from the rows alone, which assets a job shares and which of them Immich has finished with.
 Each copy on record then either stands beside a source that may be shared, and is compared with it in full
-(`verify_rows`, `verify_files`), or is a difference itself. It knows nothing of how copies are made, reads
-one snapshot of the database, and writes nothing.
+(`verify_rows`, `verify_people`, `verify_files`), or is a difference itself; so is what surrounds the copies
+(`verify_extras`). What the target user has changed themselves is left to them (`verify_own`). It knows nothing
+of how copies are made, reads one snapshot of the database, and writes nothing.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from psycopg.pq import TransactionStatus
 
 from listener.immich.api import Features
 from listener.settings import Job
+from listener.tools.verify_extras import judge_extras
 from listener.tools.verify_files import (
     check_originals,
     compare_files,
@@ -28,8 +30,10 @@ from listener.tools.verify_files import (
     unsafe,
 )
 from listener.tools.verify_model import Difference, Pair, Report, render
+from listener.tools.verify_own import read_own
 from listener.tools.verify_people import judge_people
-from listener.tools.verify_rows import RowJudge, Snapshot, open_snapshot
+from listener.tools.verify_rows import RowJudge
+from listener.tools.verify_snapshot import Snapshot, open_snapshot
 
 __all__ = ["Difference", "Report", "render", "verify"]
 
@@ -81,28 +85,35 @@ async def verify(
         sources = {job.name: await _read_sources(snapshot, job, features or _EVERYTHING, ml_wait) for job in jobs}
         copies = await _read_copies(snapshot, jobs)
         skipped = {
-            (source, user)
-            for source, user in await snapshot.rows("skipped", {"target_users": [job.target_user_id for job in jobs]})
+            (source, user): reason
+            for source, user, reason in await snapshot.rows(
+                "skipped", {"target_users": [job.target_user_id for job in jobs]}
+            )
         }
         failures = {
             (job, source): reason
             for job, source, reason in await snapshot.rows("failures", {"jobs": [job.name for job in jobs]})
         }
         pairs, found = _match(jobs, sources, copies, failures)
-        waiting = 0
+        waiting = left_out = 0
         for job in jobs:
-            lacking = _Lacking(job, sources[job.name], pairs, skipped, failures)
+            lacking = _Lacking(job, sources[job.name], copies, skipped, failures)
             paths = await snapshot.rows("paths_of_source", {"sources": [id_ for id_, _ in lacking.failed]})
             missing_files = {source for source, path in paths if not _exists(path)}
-            found += lacking.differences(missing_files)
+            doubles = await _read_doubles(snapshot, job, [*lacking.forgotten, *lacking.skipped])
+            found += lacking.differences(missing_files, doubles)
             waiting += lacking.waiting + len(missing_files)
+            left_out += len(lacking.skipped)
         found += await _find_orphan_assets(snapshot, jobs)
-        judge = RowJudge(snapshot, jobs, pairs, media_root)
+        own = await read_own(snapshot, [pair.target for pair in pairs])
+        judge = RowJudge(snapshot, jobs, pairs, own, media_root)
         found += await judge.differences()
         files, wrong_paths = await judge.files()
-        people = await judge_people(snapshot, jobs, pairs, media_root)
+        people = await judge_people(snapshot, jobs, pairs, own, media_root)
+        found += await judge_extras(snapshot, jobs, pairs)
         originals = await judge.originals()
         named = await judge.named_files()
+        begun = await judge.begun()
         rows = await judge.count_rows()
     found += [*wrong_paths, *people.differences]
     by_target = {pair.target: pair for pair in pairs}
@@ -114,7 +125,7 @@ async def verify(
             *compare_files([*files, *people.thumbnails]),
             *check_originals(by_target, times, media_root),
             *find_orphan_links(jobs, named, media_root),
-            *find_orphan_files(jobs, named, media_root),
+            *find_orphan_files(jobs, named, begun, media_root),
         ]
 
     found += await asyncio.to_thread(look_at_disk)
@@ -124,6 +135,7 @@ async def verify(
         copies=sum(copy.path is not None for copy in copies),
         sources=sum(source.barrier is None for of_job in sources.values() for source in of_job.values()),
         waiting=waiting,
+        skipped=left_out,
         rows=rows,
     )
 
@@ -153,6 +165,9 @@ async def _read_sources(snapshot: Snapshot, job: Job, features: Features, ml_wai
         if barrier is None and source.motion and source.id not in motion_parts:
             # Hidden, and no shared photo's motion part: nobody but its owner is to see it.
             barrier = "source.hidden"
+        if job.remove_copies and barrier is None:
+            # The job is there only to take its copies away.
+            barrier = "source.removed"
         sources[source.id] = _Source(source.id, source.path, source.live, source.motion, barrier, bool(source.ready))
     return sources
 
@@ -193,6 +208,9 @@ def _match(
             continue
         if not sharing:
             rule = _barrier(copy, sources[job.name]) or ""
+            if not near and rule in {"source.prefix", "source.removed"}:
+                # The copy of a job that is no more: it is kept, and lies in no place of these jobs.
+                continue
             found.append(Difference(rule, job.name, copy.source, copy.target, "the copy may not be there"))
             continue
         source = sources[job.name][copy.source]
@@ -224,24 +242,29 @@ class _Lacking:
         self,
         job: Job,
         sources: Mapping[UUID, _Source],
-        pairs: Sequence[Pair],
-        skipped: set[tuple[UUID, UUID]],
+        copies: Sequence[_Copy],
+        skipped: Mapping[tuple[UUID, UUID], str],
         failures: Mapping[tuple[str, UUID], str],
     ) -> None:
         self._job = job
         self._sources = sources
-        self._copied = {pair.source for pair in pairs if pair.job == job}
+        users = (job.source_user_id, job.target_user_id)
+        self._copied = {copy.source for copy in copies if copy.users == users and copy.path is not None}
         stills = {source.live: source for source in sources.values() if source.live and source.barrier is None}
         self.failed: list[tuple[UUID, str]] = []
         self.forgotten: list[UUID] = []
+        self.skipped: dict[UUID, str] = {}
         self.waiting = 0
         for source in sources.values():
             still = stills.get(source.id) if source.motion else None
-            asked = {source.id, still.id} if still else {source.id}
+            reason = skipped.get((source.id, job.target_user_id))
+            if source.barrier is None and reason is not None:
+                self.skipped[source.id] = reason
             if (
                 source.barrier
                 or source.id in self._copied
-                or any((id_, job.target_user_id) in skipped for id_ in asked)
+                or reason is not None
+                or (still and (still.id, job.target_user_id) in skipped)
             ):
                 continue
             if (job.name, source.id) in failures:
@@ -258,11 +281,22 @@ class _Lacking:
         motion = self._sources.get(source.live) if source.live else None
         return source.ready and (motion is None or motion.barrier is not None or motion.ready)
 
-    def differences(self, missing_files: set[UUID]) -> Iterator[Difference]:
-        """Yield what is forgotten, and what failed for another reason than a file that is not there."""
+    def differences(self, missing_files: set[UUID], doubles: set[UUID]) -> Iterator[Difference]:
+        """Yield what is forgotten, wrongly skipped, or failed for another reason than a file that is not there.
+
+        ``doubles`` are sources that the target user has as photos of their own.
+        """
         for source in self.forgotten:
-            detail = f"{self._sources[source].path} is ready and has no copy"
-            yield Difference("source.uncopied", self._job.name, source, None, detail)
+            path = self._sources[source].path
+            if source in doubles:
+                detail = f"{path} is a photo of the target's own, and is not noted as skipped"
+                yield Difference("skipped.missing", self._job.name, source, None, detail)
+            else:
+                yield Difference("source.uncopied", self._job.name, source, None, f"{path} is ready and has no copy")
+        for source, reason in self.skipped.items():
+            if reason.startswith("duplicate_") and (source not in doubles or source in self._copied):
+                detail = f"{self._sources[source].path}: {reason}, and that is not so any more"
+                yield Difference("skipped.stale", self._job.name, source, None, detail)
         for source, reason in self.failed:
             if source not in missing_files:
                 detail = f"{self._sources[source].path}: {reason}"
@@ -271,6 +305,14 @@ class _Lacking:
 
 def _exists(path: str) -> bool:
     return Path(path).exists()
+
+
+async def _read_doubles(snapshot: Snapshot, job: Job, sources: Sequence[UUID]) -> set[UUID]:
+    """Return those of these sources that a copy of would double a photo of the target user's own."""
+    if not job.duplicates or not sources:
+        return set()
+    rows = await snapshot.rows("doubles", {"sources": sources, "target_user": job.target_user_id})
+    return {source for (source,) in rows}
 
 
 async def _find_orphan_assets(snapshot: Snapshot, jobs: Sequence[Job]) -> list[Difference]:

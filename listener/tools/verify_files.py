@@ -121,11 +121,8 @@ def check_originals(
 
 
 def _link_fault(pair: Pair, there: bool, folders: "_Folders", real_media: str) -> tuple[str, str] | None:
-    parent, source_parent = (os.path.dirname(path) for path in (pair.path, pair.source_path))  # noqa: PTH120
-    if folders.real_folder(parent) == folders.real_folder(source_parent) and (
-        Path(pair.path).name == Path(pair.source_path).name
-    ):
-        # The target prefix leads through a symlinked directory to the source's own file.
+    if folders.real_folder(pair.job.target_path_prefix) == folders.real_folder(pair.job.source_path_prefix):
+        # The target prefix leads through a symlinked directory to the source's folder: both paths are one file.
         return None
     try:
         text = os.readlink(pair.path)  # noqa: PTH115 - Path normalises, and the text must be exact
@@ -136,7 +133,7 @@ def _link_fault(pair: Pair, there: bool, folders: "_Folders", real_media: str) -
         return "original.link", f"{pair.path} leads to {text}, not to {pair.source_path}"
     if there and _stat(pair.path) is None:
         return "original.link", f"{pair.path} leads nowhere"
-    if _below(folders.real_folder(parent), real_media):
+    if _below(folders.real_folder(os.path.dirname(pair.path)), real_media):  # noqa: PTH120
         return "original.media", f"{pair.path} is a symlink below the media root"
     return None
 
@@ -155,14 +152,24 @@ def find_orphan_links(jobs: Iterable[Job], named: Collection[str], media_root: P
                 yield Difference("original.orphan", job.name, None, None, f"{path} belongs to no row")
 
 
-def find_orphan_files(jobs: Iterable[Job], named: Collection[str], media_root: Path) -> Iterator[Difference]:
-    """Find files in the target users' folders of generated files that no row of theirs names."""
+def find_orphan_files(
+    jobs: Iterable[Job], named: Collection[str], begun: Collection[str], media_root: Path
+) -> Iterator[Difference]:
+    """Find files in the target users' folders of generated files that no row of theirs names.
+
+    ``begun``: ids of copies that could not be made so far, each recorded as a failure; their files are known.
+    """
     users = {job.target_user_id: job.name for job in reversed(list(jobs))}
     for user, job_name in users.items():
         for folder in GENERATED_FOLDERS:
             for path in _walk(str(media_root / folder / str(user))):
-                if path not in named:
+                if path not in named and path.rpartition("/")[2][:36] not in begun:
                     yield Difference("file.orphan", job_name, None, None, f"{path} belongs to no row")
+
+
+def leads_to_source(job: Job) -> bool:
+    """Return True where the job's target prefix is, through a symlinked directory, the source's own folder."""
+    return os.path.realpath(job.target_path_prefix) == os.path.realpath(job.source_path_prefix)
 
 
 def unsafe(path: str) -> bool:

@@ -28,8 +28,8 @@ class Report:
     """What one look at source and copy found.
 
     ``copies`` are those with a row, ``sources`` the assets that the jobs share, ``waiting`` those of them
-    without a copy that Immich has not finished with, or whose files are missing. ``rows`` counts the copies'
-    rows by table.
+    without a copy that Immich has not finished with, or whose files are missing, ``skipped`` those that are left
+    out on purpose. ``rows`` counts the copies' rows by table.
     """
 
     differences: tuple[Difference, ...]
@@ -37,6 +37,7 @@ class Report:
     sources: int
     waiting: int
     rows: Mapping[str, int]
+    skipped: int = 0
 
     @property
     def ok(self) -> bool:
@@ -70,6 +71,8 @@ def render(report: Report, limit: int = 50) -> str:
     At most ``limit`` differences are written out.
     """
     counts = f"{report.copies} copies of {report.sources} shared photos and videos, {report.waiting} waiting"
+    if report.skipped:
+        counts += f", {report.skipped} skipped"
     if report.ok:
         rows = ", ".join(f"{table} {number}" for table, number in sorted(report.rows.items()) if number)
         return f"ok: {counts}" + (f"\nrows of copies: {rows}" if rows else "")

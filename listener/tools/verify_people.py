@@ -1,8 +1,9 @@
 """The judge's look at faces and people, in the model that this server has.
 
 Up to Immich 3.1 a face has a person of the asset's owner, so the target has a mirror of each person that a
-copied face needs. From 3.2 on people are groups that users may share; there only what both models have in
-common is judged.
+copied face needs. From 3.2 on a face has a person group of a cluster group, and each user a person row of their
+own for it: in one cluster group both users' faces share the group, else the group is mirrored. What the models
+have in common is asked once; what differs are blocks of SQL with two names.
 """
 
 from collections.abc import Sequence
@@ -15,30 +16,34 @@ from psycopg import sql
 from listener.settings import Job
 from listener.tools.verify_files import GeneratedFile
 from listener.tools.verify_model import Difference, Pair
-from listener.tools.verify_rows import FACE, STAMPS, Snapshot, differing
+from listener.tools.verify_own import Own
+from listener.tools.verify_snapshot import FACE, STAMPS, Snapshot, block, differing, uuids
+
+_BY_MODEL = (
+    "shared", "silent", "judged", "copy_of_target", "thumbnail_follows", "columns_differ", "feature_wrong",
+    "group_wrong",
+)  # fmt: skip
+# Judged by rules of their own; a face that the target user took away from a copy stays away.
+_RULED = STAMPS | {"personId", "personGroupId", "sourceType", "deletedAt"}
 
 
 @dataclass(frozen=True, slots=True)
 class PeopleFindings:
-    """What differs, and the thumbnails of mirrors, whose files are still to be compared."""
+    """What differs, and the thumbnails of the people made, whose files are still to be compared."""
 
     differences: tuple[Difference, ...]
     thumbnails: tuple[GeneratedFile, ...]
 
 
 async def judge_people(
-    snapshot: Snapshot, jobs: Sequence[Job], pairs: Sequence[Pair], media_root: Path
+    snapshot: Snapshot, jobs: Sequence[Job], pairs: Sequence[Pair], own: Own, media_root: Path
 ) -> PeopleFindings:
     """Judge all faces of the copies and the people they belong to."""
     judge = _PeopleJudge(snapshot, jobs, pairs, media_root)
-    if snapshot.face_person == "personGroupId":
-        # Faces there may be `manual` and are not necessarily all copied: what is copied must be right.
-        faces = await judge.faces(ruled={*STAMPS, "personGroupId", "sourceType"})
-        return PeopleFindings(tuple(d for d in faces if d.rule != f"{FACE}.missing"), ())
-    faces = await judge.faces(ruled={*STAMPS, "personId"})
+    faces = await judge.faces(own)
     belongings = await judge.belongings()
-    mirrors, thumbnails = await judge.mirrors()
-    return PeopleFindings((*faces, *belongings, *mirrors), tuple(thumbnails))
+    people, thumbnails = await judge.people()
+    return PeopleFindings((*faces, *belongings, *people), tuple(thumbnails))
 
 
 class _PeopleJudge:
@@ -48,43 +53,53 @@ class _PeopleJudge:
         self._pairs = {pair.target: pair for pair in pairs}
         self._job_of_user = {job.target_user_id: job.name for job in reversed(jobs)}
         self._params = {
-            "sources": [pair.source for pair in pairs],
-            "targets": [pair.target for pair in pairs],
-            "target_users": [pair.job.target_user_id for pair in pairs],
+            "sources": uuids(pair.source for pair in pairs),
+            "targets": uuids(pair.target for pair in pairs),
+            "source_users": uuids(pair.job.source_user_id for pair in pairs),
+            "target_users": uuids(pair.job.target_user_id for pair in pairs),
             "job_source_users": [job.source_user_id for job in jobs],
             "job_target_users": [job.target_user_id for job in jobs],
         }
+        groups = snapshot.face_person == "personGroupId"
+        self._parts: dict[str, sql.Composable] = {
+            "face_person": sql.Identifier(snapshot.face_person),
+            "person_id": sql.Identifier("personGroupId" if groups else "id"),
+        }
+        for name in _BY_MODEL:
+            self._parts[name] = block(f"people/{name}_{'group' if groups else 'person'}")
+        self._parts["expected"] = block("people/expected").format(**self._parts)
 
-    async def faces(self, ruled: set[str]) -> list[Difference]:
-        """Compare the copied faces by the face map; other faces on a copy are the target's own."""
-        person = sql.Identifier(self._db.face_person)
-        columns = [column for column in self._db.columns[FACE] if column not in ruled]
-        rows = await self._db.rows("faces", self._params, person=person, differing=differing(columns))
-        found = [
-            self._pairs[target].differs(f"{FACE}.{kind}", f"face {face} {', '.join(names)}".strip())
-            for _, target, face, kind, names in rows
-        ]
-        for user, source, target, rule, face in await self._db.rows("faces_extra", self._params, person=person):
+    async def faces(self, own: Own) -> list[Difference]:
+        """Compare the copied faces by the face map; hand-drawn faces outside of it are the target's own."""
+        columns = [column for column in self._db.columns[FACE] if column not in _RULED]
+        rows = await self._db.rows("people/faces", self._params, **self._parts, differing=differing(columns))
+        found = []
+        for target, face, kind, names in rows:
+            theirs = [name for name in names if name not in own.columns(FACE, target)]
+            if theirs or kind != "column":
+                found.append(self._pairs[target].differs(f"{FACE}.{kind}", f"face {face} {', '.join(theirs)}".strip()))
+        for user, source, target, rule, face in await self._db.rows("people/faces_extra", self._params, **self._parts):
             detail = f"face {face} has no source's face to stand for it"
             found.append(Difference(rule, self._job_of_user.get(user, ""), source, target, detail))
         return found
 
     async def belongings(self) -> list[Difference]:
-        """Compare embeddings, and whether each copied face is of the mirror of its source's person."""
+        """Compare whose each copied face is, and the embeddings by which Immich knows whose others are."""
         found = [
             self._pairs[target].differs(rule, f"face {face}")
-            for _, target, rule, face in await self._db.rows("embeddings", self._params)
+            for target, rule, face in await self._db.rows("people/embeddings", self._params, **self._parts)
         ]
-        for _, target, face, person, mirror in await self._db.rows("face_people", self._params):
-            detail = f"face {face} is of person {person}, not {mirror}"
-            found.append(self._pairs[target].differs(f"{FACE}.person", detail))
-        return found
+        rows = await self._db.rows("people/face_people", self._params, **self._parts)
+        return found + [
+            self._pairs[target].differs(rule, f"face {face} {detail}") for target, face, rule, detail in rows
+        ]
 
-    async def mirrors(self) -> tuple[list[Difference], list[GeneratedFile]]:
-        """Judge the mirrored people; the files of those that are there come second."""
+    async def people(self) -> tuple[list[Difference], list[GeneratedFile]]:
+        """Judge the people made for the copies; the thumbnails of those that are there come second."""
         found: list[Difference] = []
         thumbnails: list[GeneratedFile] = []
-        for source, user, target, source_file, file, rule, detail in await self._db.rows("people", self._params):
+        rows = await self._db.rows("people/people", self._params, **self._parts)
+        for source, user, target, source_file, file, rule, detail in rows:
             if rule is not None:
                 found.append(self._of_person(rule, user, f"person {target or source}: {detail}"))
             elif file != (path := self._thumbnail_path(user, target) if source_file else ""):
@@ -103,11 +118,10 @@ class _PeopleJudge:
                         shared=False,
                     )
                 )
-        for name in ("people_unneeded", "missing_person_thumbnails"):
-            found += [
-                self._of_person(rule, user, f"person {target} {detail}")
-                for user, target, rule, detail in await self._db.rows(name, self._params)
-            ]
+        found += [
+            self._of_person(rule, user, f"person {target} {detail}")
+            for user, target, rule, detail in await self._db.rows("people/people_unneeded", self._params, **self._parts)
+        ]
         return found, thumbnails
 
     def _thumbnail_path(self, user: UUID, person: UUID) -> str:

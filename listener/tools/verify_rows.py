@@ -1,19 +1,18 @@
 """The judge's look at the rows: source and copy side by side, in sets, with the columns this server has."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, LiteralString
 from uuid import UUID
 
-import psycopg
 from psycopg import sql
-from psycopg.rows import TupleRow, tuple_row
 
-from listener.database import query
 from listener.settings import Job
-from listener.tools.verify_files import GeneratedFile, expected_path
+from listener.tools.verify_files import GeneratedFile, expected_path, leads_to_source
 from listener.tools.verify_model import Difference, Pair
+from listener.tools.verify_own import Own
+from listener.tools.verify_snapshot import FACE, STAMPS, Snapshot, differing, uuids
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +25,8 @@ class _Child:
     scope: LiteralString = "true"
 
 
-# Marks of the row itself, which no copy takes over.
-STAMPS = frozenset({"id", "assetId", "createdAt", "updatedAt", "updateId"})
+# Copies whose picture the target user has edited themselves have rows of their own for it.
+_NOT_EDITED: LiteralString = "NOT pair.pair_target = ANY(%(edited)s)"
 
 _ASSET = _Child(
     link="id",
@@ -49,11 +48,10 @@ _CHILDREN: Mapping[str, _Child] = {
     "asset_video": _Child(),
     "asset_audio": _Child(),
     "asset_keyframe": _Child(),
-    "asset_edit": _Child(key=("sequence",)),
+    "asset_edit": _Child(key=("sequence",), scope=_NOT_EDITED),
 }
 _BAGS = ("asset_ocr",)
-FACE = "asset_face"
-_TABLES = ("asset", *_CHILDREN, *_BAGS, FACE, "face_search", "person")
+_TABLES = ("asset", *_CHILDREN, *_BAGS, FACE, "face_search")
 
 # Rules of single columns, asked only where the column is.
 _COLUMN_RULES: tuple[tuple[str, str, str], ...] = (
@@ -62,7 +60,6 @@ _COLUMN_RULES: tuple[tuple[str, str, str], ...] = (
     ("asset", "sidecarPath", "rule_sidecar_path"),
     ("asset", "isEdited", "rule_is_edited"),
     ("asset_exif", "livePhotoCID", "rule_live_photo_cid"),
-    ("asset_exif", "lockedProperties", "rule_locked_properties"),
     ("asset_file", "path", "rule_sidecar_file"),
 )
 
@@ -70,65 +67,22 @@ _COLUMN_RULES: tuple[tuple[str, str, str], ...] = (
 _WORK = ("thumbnails", "metadata", "clip", "faces", "recognition", "ocr", "duplicates")
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """One open read-only transaction and the columns of the tables that this server has."""
-
-    conn: psycopg.AsyncConnection[Any]
-    columns: Mapping[str, tuple[str, ...]]
-
-    @property
-    def face_person(self) -> str:
-        """Return the column that says whose face it is: ``personGroupId`` from Immich 3.2 on."""
-        return "personGroupId" if "personGroupId" in self.columns[FACE] else "personId"
-
-    def has(self, table: str, column: str) -> bool:
-        """Return whether this server has the column."""
-        return column in self.columns.get(table, ())
-
-    def unedited(self, alias: LiteralString) -> sql.Composable:
-        """Return the condition for files of the photo as taken; Immich 2.5+ keeps edited ones apart."""
-        if not self.has("asset_file", "isEdited"):
-            return sql.SQL("true")
-        return sql.SQL("NOT ") + sql.Identifier(alias, "isEdited")
-
-    async def rows(self, name: str, params: Mapping[str, Any], **parts: sql.Composable) -> list[TupleRow]:
-        """Return the rows of one named query of ``queries/verify.sql``, composed with ``parts``."""
-        async with self.conn.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(query("verify", name).format(**parts), params, prepare=False)
-            return await cursor.fetchall()
-
-
-async def open_snapshot(conn: psycopg.AsyncConnection[Any]) -> Snapshot:
-    """Make the running transaction a read-only picture and read the catalog.
-
-    Raises ValueError if this is no Immich database with our tracking tables.
-    """
-    snapshot = Snapshot(conn, {})
-    await conn.execute(query("verify", "snapshot"))
-    tracking = ("_face_sync_asset_map", "_face_sync_face_map", "_face_sync_failure", "_face_sync_skipped")
-    found: dict[str, list[str]] = dict(await snapshot.rows("catalog", {"tables": [*_TABLES, *tracking]}))
-    if missing := [name for name in ("asset", FACE, "person", *tracking) if name not in found]:
-        raise ValueError(
-            f"there is nothing to verify: the database has no table {', '.join(missing)}; "
-            "check that it is Immich's, and run `listener run` once"
-        )
-    return Snapshot(conn, {table: tuple(columns) for table, columns in found.items()})
-
-
 class RowJudge:
     """Compares the rows of all pairs, except faces and people (`verify_people`)."""
 
-    def __init__(self, snapshot: Snapshot, jobs: Sequence[Job], pairs: Sequence[Pair], media_root: Path) -> None:
+    def __init__(
+        self, snapshot: Snapshot, jobs: Sequence[Job], pairs: Sequence[Pair], own: Own, media_root: Path
+    ) -> None:
         self._db = snapshot
-        self._jobs = jobs
+        self._own = own
         self._media_root = media_root
         self._pairs = {pair.target: pair for pair in pairs}
         self._job_of_user = {job.target_user_id: job.name for job in reversed(jobs)}
         self._params: dict[str, Any] = {
-            "sources": [pair.source for pair in pairs],
-            "targets": [pair.target for pair in pairs],
-            "target_users": [pair.job.target_user_id for pair in pairs],
+            "sources": uuids(pair.source for pair in pairs),
+            "targets": uuids(pair.target for pair in pairs),
+            "target_users": uuids(pair.job.target_user_id for pair in pairs),
+            "edited": uuids(own.edited),
         }
 
     async def differences(self) -> list[Difference]:
@@ -163,23 +117,41 @@ class RowJudge:
             self._params,
             table=sql.Identifier(table),
             link=sql.Identifier(child.link),
-            scope=sql.SQL(child.scope),
+            scope=self._scope(table, child),
             matched=sql.SQL(" AND ").join(
                 sql.SQL("{} = {}").format(sql.Identifier("want", a), sql.Identifier("have", b)) for a, b in matched
             ),
             label=sql.SQL("concat_ws(', ', {})").format(sql.SQL(", ").join([sql.SQL("NULL"), *label])),
             differing=differing(compared),
         )
-        return [
-            self._pairs[target].differs(f"{table}.{kind}", " ".join([label, ", ".join(names)]).strip())
-            for _, target, kind, label, names in rows
-        ]
+        found = []
+        for _, target, kind, label, names in rows:
+            theirs = [name for name in names if name not in self._own.columns(table, target)]
+            if theirs or kind != "column":
+                detail = " ".join([label, ", ".join(theirs)]).strip()
+                found.append(self._pairs[target].differs(f"{table}.{kind}", detail))
+        return found
+
+    def _scope(self, table: str, child: _Child) -> sql.Composable:
+        scope = sql.SQL(child.scope)
+        if table == "asset_file" and self._db.has(table, "isEdited"):
+            return scope + sql.SQL(' AND (NOT child."isEdited" OR {})').format(sql.SQL(_NOT_EDITED))
+        return scope
 
     async def _compare_bag(self, table: str) -> list[Difference]:
         columns = [column for column in self._db.columns[table] if column not in STAMPS]
+        found = await self._compare_bags(
+            table, columns, [p for p in self._pairs.values() if p.target not in self._own.edited]
+        )
+        # What the target user's own crop hides is theirs.
+        visible = [column for column in columns if column != "isVisible"]
+        edited = [self._pairs[target] for target in self._own.edited]
+        return found + (await self._compare_bags(table, visible, edited) if edited else [])
+
+    async def _compare_bags(self, table: str, columns: Sequence[str], pairs: Sequence[Pair]) -> list[Difference]:
         rows = await self._db.rows(
             "bag",
-            self._params,
+            {"sources": uuids(pair.source for pair in pairs), "targets": uuids(pair.target for pair in pairs)},
             table=sql.Identifier(table),
             columns=sql.SQL(", ").join(sql.Identifier("child", column) for column in columns),
         )
@@ -195,16 +167,28 @@ class RowJudge:
         """Check the columns that a copy does not take from its source."""
         pairs = self._pairs.values()
         params = self._params | {
-            "libraries": [pair.job.target_library_id for pair in pairs],
+            "libraries": uuids(pair.job.target_library_id for pair in pairs),
             "paths": [pair.path for pair in pairs],
             "motion": [pair.motion for pair in pairs],
-            "live": [pair.live for pair in pairs],
+            "live": uuids(pair.live for pair in pairs),
+            "directory": [leads_to_source(pair.job) for pair in pairs],
         }
         rows = await self._db.rows("asset_rules", params)
         for table, column, name in _COLUMN_RULES:
             if self._db.has(table, column):
-                rows += await self._db.rows(name, self._params)
-        return [self._pairs[target].differs(rule, detail or "") for _, target, rule, detail in rows]
+                rows += await self._db.rows(name, params)
+        found = [self._pairs[target].differs(rule, detail or "") for _, target, rule, detail in rows]
+        if self._db.has("asset_exif", "lockedProperties"):
+            found += await self._locks()
+        return found
+
+    async def _locks(self) -> Iterator[Difference]:
+        """Compare the locked columns; the target user's own changes may be locked too."""
+        return (
+            self._pairs[target].differs("asset_exif.lockedProperties", f"{sorted(have)} is not {sorted(want)}")
+            for target, have, want in await self._db.rows("locks", self._params)
+            if not set(want) <= set(have) or set(have) - set(want) - self._own.columns("asset_exif", target)
+        )
 
     async def _ids(self) -> list[Difference]:
         found = []
@@ -262,6 +246,8 @@ class RowJudge:
             ]
         files, differences = [], []
         for target, kind, edit, source, copy, rule in found:
+            if edit and target in self._own.edited:
+                continue
             pair = self._pairs[target]
             path = expected_path(source, self._media_root, pair.source, pair.job.target_user_id, target)
             what = f"edited {kind}" if edit else kind
@@ -280,11 +266,16 @@ class RowJudge:
 
     async def named_files(self) -> frozenset[str]:
         """Return every path that a row of one of the target users names."""
-        users = {"target_users": list(self._job_of_user)}
+        users = {"target_users": uuids(self._job_of_user)}
         rows = await self._db.rows("named_files", users)
         if self._db.has("asset", "encodedVideoPath"):
             rows += await self._db.rows("named_encoded_videos", users)
         return frozenset(path for (path,) in rows)
+
+    async def begun(self) -> frozenset[str]:
+        """Return the ids of copies that are begun and recorded as failed: what is there of their files is known."""
+        rows = await self._db.rows("begun", {"target_users": uuids(self._job_of_user)})
+        return frozenset(str(id_) for (id_,) in rows)
 
     async def count_rows(self) -> dict[str, int]:
         """Return the number of the copies' rows by table."""
@@ -299,14 +290,3 @@ class RowJudge:
         person = sql.Identifier(self._db.face_person)
         ((counts["person"],),) = await self._db.rows("count_people", ids, person=person)
         return counts
-
-
-def differing(columns: Sequence[str]) -> sql.Composable:
-    """Return an expression for the names of those columns that differ between rows ``want`` and ``have``."""
-    cases = [
-        sql.SQL("CASE WHEN {} IS DISTINCT FROM {} THEN {} END").format(
-            sql.Identifier("want", column), sql.Identifier("have", column), column
-        )
-        for column in columns
-    ]
-    return sql.SQL("array_remove(ARRAY[{}]::text[], NULL)").format(sql.SQL(", ").join(cases))

@@ -242,6 +242,15 @@ JOIN public._face_sync_kept AS kept ON kept.source_asset_id = batch.source_id AN
 JOIN stack ON stack.id = kept.stack_id
 WHERE mine.id = batch.target_id AND mine."stackId" IS NULL
 
+-- name: give_back_covers
+-- While the copy was gone the next member was the cover.
+UPDATE stack SET "primaryAssetId" = batch.target_id
+FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
+JOIN public._face_sync_kept AS kept ON kept.source_asset_id = batch.source_id AND kept.target_user_id = %(target_user)s
+JOIN asset AS copy ON copy.id = batch.target_id
+WHERE stack.id = kept.stack_id AND copy."stackId" = stack.id AND kept.was_cover
+  AND stack."primaryAssetId" <> batch.target_id
+
 -- name: given_back
 DELETE FROM public._face_sync_kept AS kept
 USING asset AS copy, unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)

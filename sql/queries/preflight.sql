@@ -4,3 +4,33 @@ SELECT EXISTS (SELECT FROM "user" WHERE id = %(source_user)s AND "deletedAt" IS 
        EXISTS (SELECT FROM "user" WHERE id = %(target_user)s AND "deletedAt" IS NULL),
        (SELECT "ownerId" FROM library WHERE id = %(library)s AND "deletedAt" IS NULL),
        (SELECT "exclusionPatterns" FROM library WHERE id = %(library)s)
+
+-- name: library
+-- What a scan of the target's library would look at.
+SELECT "importPaths", "exclusionPatterns" FROM library WHERE id = %(library)s AND "deletedAt" IS NULL
+
+-- name: any_tables
+-- A database in which the listener never ran has no copies.
+SELECT to_regclass('public._face_sync_asset_map') IS NOT NULL
+
+-- name: folders_of_copies
+-- In which folders copies have their originals, and how many: whether one is a symlink, only the disk can say.
+SELECT regexp_replace(copy."originalPath", '/[^/]*$', '') AS folder, count(*)
+FROM public._face_sync_asset_map AS map
+JOIN asset AS copy ON copy.id = map.target_asset_id
+GROUP BY folder
+
+-- name: leftovers
+-- Copies below no target prefix of a job between the same users. First and last path in byte order.
+SELECT coalesce(source.name, map.source_user_id::text), coalesce(target.name, map.target_user_id::text),
+       min(copy."originalPath" COLLATE "C"), max(copy."originalPath" COLLATE "C"), count(*)
+FROM public._face_sync_asset_map AS map
+JOIN asset AS copy ON copy.id = map.target_asset_id
+LEFT JOIN "user" AS source ON source.id = map.source_user_id
+LEFT JOIN "user" AS target ON target.id = map.target_user_id
+WHERE NOT EXISTS (
+    SELECT FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[], %(prefixes)s::text[]) AS job(source_user, target_user, prefix)
+    WHERE job.source_user = map.source_user_id AND job.target_user = map.target_user_id
+      AND starts_with(copy."originalPath", job.prefix || '/'))
+GROUP BY map.source_user_id, map.target_user_id, copy."libraryId", source.name, target.name
+ORDER BY 1, 2, 3

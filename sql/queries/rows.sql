@@ -1,3 +1,18 @@
+-- name: hold
+-- Copies that are still there, held until the end of the transaction: one that its user deletes at this very
+-- moment must not be made again by an upsert.
+SELECT id FROM asset WHERE id = ANY(%(made)s::uuid[]) FOR NO KEY UPDATE
+
+-- name: unwanted
+-- Sources whose copy was made, or was made and deleted by its user, since the batch was planned.
+SELECT batch.source_id
+FROM unnest(%(fresh)s::uuid[]) AS batch(source_id)
+WHERE EXISTS (SELECT FROM public._face_sync_asset_map AS map
+              WHERE map.source_asset_id = batch.source_id AND map.target_user_id = %(target_user)s)
+   OR EXISTS (SELECT FROM public._face_sync_skipped AS skipped
+              WHERE skipped.source_asset_id = batch.source_id AND skipped.target_user_id = %(target_user)s
+                AND skipped.reason = 'removed by target')
+
 -- name: upsert_assets
 -- The copies themselves. Batch arrays: what cannot be read from the source's row.
 -- A motion part may be of the same batch: its row is not there yet when this statement reads.
@@ -129,8 +144,10 @@ WHERE failure.job = %(job)s AND failure.source_asset_id = batch.source_id
 
 -- name: failed
 -- Why a copy could not be made or mended, and how often it was tried.
+-- A key may have been the copy's id.
 INSERT INTO public._face_sync_failure AS known (job, source_asset_id, reason)
-SELECT %(job)s, source_id, reason
-FROM unnest(%(sources)s::uuid[], %(reasons)s::text[]) AS batch(source_id, reason)
+SELECT DISTINCT ON (1, 2) %(job)s, coalesce(map.source_asset_id, batch.key_id), batch.reason
+FROM unnest(%(sources)s::uuid[], %(reasons)s::text[]) AS batch(key_id, reason)
+LEFT JOIN public._face_sync_asset_map AS map ON map.target_asset_id = batch.key_id
 ON CONFLICT (job, source_asset_id) DO UPDATE
 SET reason = excluded.reason, attempts = known.attempts + 1, last_at = now()

@@ -39,6 +39,21 @@ LEFT JOIN pg_class AS c
 LEFT JOIN pg_trigger AS t
   ON t.tgrelid = c.oid AND NOT t.tgisinternal AND starts_with(t.tgname, '_face_sync_')
 
+-- name: guard_state
+-- One row if the guard is there.
+SELECT
+  t.tgenabled IN ('O', 'A') AS enabled,
+  t.tgfoid = to_regprocedure('_face_sync.guard_original()') AS ours,
+  obj_description(t.oid, 'pg_trigger') AS comment
+FROM pg_trigger AS t
+WHERE t.tgrelid = to_regclass('public.asset') AND t.tgname = %(trigger)s AND NOT t.tgisinternal
+
+-- name: guard_deleted
+-- Copies that were in the trash before the guard came: Immich's nightly purge deletes them without another UPDATE.
+UPDATE public.asset AS copy SET "isOffline" = true
+FROM public._face_sync_asset_map AS map
+WHERE copy.id = map.target_asset_id AND copy."deletedAt" IS NOT NULL AND NOT copy."isOffline"
+
 -- name: triggers_to_drop
 -- Every trigger that calls a function of ours, on whatever table and by whatever name: an older or newer
 -- version of this program may have had others.
@@ -76,6 +91,11 @@ DROP TABLE IF EXISTS
   public._face_sync_skipped,
   public._face_sync_watch,
   public._face_sync_face_map,
+  public._face_sync_base,
+  public._face_sync_stack_map,
+  public._face_sync_tag_map,
+  public._face_sync_album_map,
+  public._face_sync_kept,
   public._face_sync_failure,
   public._face_sync_meta
 

@@ -89,7 +89,33 @@ WHERE (map.source_user_id, map.target_user_id) IN (
 )
 
 -- name: skipped
-SELECT source_asset_id, target_user_id FROM _face_sync_skipped WHERE target_user_id = ANY(%(target_users)s)
+SELECT source_asset_id, target_user_id, coalesce(reason, '')
+FROM _face_sync_skipped
+WHERE target_user_id = ANY(%(target_users)s)
+
+-- name: doubles
+-- Those of these sources that the target user has as an upload of their own: the same content, or the same
+-- name, but for its ending, taken at the same time. Two joins, since one with OR could not be hashed.
+WITH asked AS (
+    SELECT asset.id, asset.checksum, asset."fileCreatedAt", asset."originalFileName" AS name
+    FROM asset
+    WHERE asset.id = ANY(%(sources)s) AND asset.visibility <> 'hidden'
+),
+own AS MATERIALIZED (
+    SELECT asset.checksum, asset."fileCreatedAt", asset."originalFileName" AS name
+    FROM asset
+    WHERE asset."ownerId" = %(target_user)s
+      AND asset."libraryId" IS NULL
+      AND asset."deletedAt" IS NULL
+      AND asset.visibility <> 'hidden'
+)
+SELECT asked.id FROM asked JOIN own ON own.checksum = asked.checksum
+UNION
+SELECT asked.id
+FROM asked
+JOIN own
+    ON own."fileCreatedAt" = asked."fileCreatedAt"
+    AND lower(regexp_replace(own.name, '\.[^.]*$', '')) = lower(regexp_replace(asked.name, '\.[^.]*$', ''))
 
 -- name: failures
 SELECT job, source_asset_id, reason FROM _face_sync_failure WHERE job = ANY(%(jobs)s)
@@ -228,10 +254,12 @@ WHERE rule.broken
 -- name: rule_sidecar_path
 -- Up to Immich 2.3. A copy with the source's XMP would write to it and delete it; the XMP that Immich
 -- writes beside the copy's own path when the target user edits it is the target's own.
+-- Where the copy's path is the source's own file, that XMP is the source's too.
 SELECT pair.source, pair.target, 'asset.sidecarPath', copy."sidecarPath"
-FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS pair (source, target)
+FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[], %(directory)s::boolean[])
+    AS pair (source, target, directory)
 JOIN asset AS copy ON copy.id = pair.target
-WHERE copy."sidecarPath" <> copy."originalPath" || '.xmp'
+WHERE copy."sidecarPath" <> '' AND (pair.directory OR copy."sidecarPath" <> copy."originalPath" || '.xmp')
 
 -- name: rule_is_edited
 -- Immich 2.5+ keeps the flag by triggers on asset_edit: a flag without edits was written by hand.
@@ -247,39 +275,70 @@ FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS pair (source, target)
 JOIN asset_exif AS copy ON copy."assetId" = pair.target
 WHERE copy."livePhotoCID" IS NOT NULL
 
--- name: rule_locked_properties
+-- name: locks
 -- Immich 2.4+. Where the source's values come from an XMP, which the copy does not have, reading the
--- copy's metadata again would lose them unless they are locked.
-SELECT pair.source, pair.target, 'asset_exif.lockedProperties', copy."lockedProperties"::text
-FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS pair (source, target)
-JOIN asset_exif AS source ON source."assetId" = pair.source
-JOIN asset_exif AS copy ON copy."assetId" = pair.target
+-- copy's metadata again would lose them unless they are locked. Returns what is locked and what must be.
+WITH compared AS (
+    SELECT
+        pair.target,
+        coalesce(copy."lockedProperties"::text[], '{{}}') AS have,
+        coalesce(source."lockedProperties"::text[], '{{}}') || CASE
+            WHEN EXISTS (SELECT FROM asset_file AS file WHERE file."assetId" = pair.source AND file.type = 'sidecar')
+                THEN '{{description,dateTimeOriginal,latitude,longitude,rating,timeZone,tags}}'::text[]
+            ELSE '{{}}'
+        END AS want
+    FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS pair (source, target)
+    JOIN asset_exif AS source ON source."assetId" = pair.source
+    JOIN asset_exif AS copy ON copy."assetId" = pair.target
+)
+SELECT target, have, want FROM compared WHERE NOT (have @> want AND want @> have)
+
+-- name: own_exif
+-- Immich 2.4+: columns of copies that are the target user's own. The noted values are read back as what they
+-- were, so that no way of writing a time as text matters.
+SELECT pair.target, array_remove(ARRAY[{names}]::text[], NULL)
+FROM unnest(%(targets)s::uuid[]) AS pair (target)
+JOIN _face_sync_base AS base ON base.target_asset_id = pair.target
+JOIN asset_exif AS have ON have."assetId" = pair.target
 CROSS JOIN LATERAL (
     SELECT EXISTS (
-        SELECT FROM asset_file AS file WHERE file."assetId" = pair.source AND file.type = 'sidecar'
+        SELECT FROM asset_file AS file WHERE file."assetId" = pair.target AND file.type = 'sidecar'
     ) AS there
-) AS sidecar
-WHERE CASE
-    WHEN sidecar.there THEN
-        ARRAY(SELECT DISTINCT unnest(copy."lockedProperties")::text ORDER BY 1)
-        <> ARRAY(
-            SELECT unnest(source."lockedProperties")::text
-            UNION
-            SELECT unnest(
-                '{{description,dateTimeOriginal,latitude,longitude,rating,timeZone,tags}}'::text[]
-            )
-            ORDER BY 1
-        )
-    ELSE copy."lockedProperties" IS DISTINCT FROM source."lockedProperties"
+) AS xmp
+CROSS JOIN LATERAL jsonb_populate_record(NULL::asset_exif, base.exif) AS noted
+WHERE xmp.there OR cardinality(have."lockedProperties") > 0
+
+-- name: own_column
+CASE
+    WHEN base.exif ? {name}
+        AND have.{column} IS DISTINCT FROM noted.{column}
+        AND (xmp.there OR {name} = ANY(have."lockedProperties"))
+        THEN {name}
 END
+
+-- name: own_edits
+-- Immich 2.5+: copies whose picture the target user has edited: the edits are not those that were copied.
+SELECT pair.target
+FROM unnest(%(targets)s::uuid[]) AS pair (target)
+JOIN _face_sync_base AS base ON base.target_asset_id = pair.target
+LEFT JOIN LATERAL (
+    SELECT
+        jsonb_agg(
+            jsonb_build_object('action', edit.action, 'parameters', edit.parameters) ORDER BY edit.sequence
+        ) AS edits
+    FROM asset_edit AS edit
+    WHERE edit."assetId" = pair.target
+) AS made ON true
+WHERE base.edits <> coalesce(made.edits, '[]')
 
 -- name: rule_sidecar_file
 -- See rule_sidecar_path; Immich 2.4+ keeps the XMP here.
 SELECT pair.source, pair.target, 'asset_file.sidecar', file.path
-FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS pair (source, target)
+FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[], %(directory)s::boolean[])
+    AS pair (source, target, directory)
 JOIN asset AS copy ON copy.id = pair.target
 JOIN asset_file AS file ON file."assetId" = pair.target AND file.type = 'sidecar'
-WHERE file.path <> copy."originalPath" || '.xmp'
+WHERE pair.directory OR file.path <> copy."originalPath" || '.xmp'
 
 -- name: odd_ids
 -- Immich's API and its mobile app accept only ids shaped as UUID version 4.
@@ -338,190 +397,18 @@ SELECT asset."originalPath" FROM asset WHERE asset."ownerId" = ANY(%(target_user
 UNION ALL
 SELECT person."thumbnailPath" FROM person WHERE person."ownerId" = ANY(%(target_users)s)
 
+-- name: begun
+-- Copies that could not be finished, with the reason recorded: they are tried again, and cleaned up if they end.
+SELECT intent.target_asset_id
+FROM _face_sync_intent AS intent
+WHERE intent.target_user_id = ANY(%(target_users)s)
+  AND EXISTS (SELECT FROM _face_sync_failure AS failure WHERE failure.source_asset_id = intent.source_asset_id)
+
 -- name: named_encoded_videos
 -- Up to Immich 2.5.
 SELECT asset."encodedVideoPath"
 FROM asset
 WHERE asset."ownerId" = ANY(%(target_users)s) AND asset."encodedVideoPath" <> ''
-
--- name: faces
--- Faces that belong on the copy. Immich would cluster an unassigned machine-learning face of a copy into a
--- new person, so those are held back until the source assigns them.
-WITH pair AS (
-    SELECT *
-    FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[], %(target_users)s::uuid[])
-        AS pair (source, target, target_user)
-),
-compared AS (
-    SELECT
-        pair.source,
-        pair.target,
-        want.id AS face,
-        CASE
-            WHEN have.id IS NULL THEN 'missing'
-            WHEN have."assetId" <> pair.target OR map.target_asset_id <> pair.target THEN 'asset'
-            ELSE 'column'
-        END AS kind,
-        {differing} AS differing
-    FROM pair
-    JOIN asset_face AS want
-        ON want."assetId" = pair.source
-        AND want."deletedAt" IS NULL
-        AND NOT (want."sourceType" = 'machine-learning' AND want.{person} IS NULL)
-    LEFT JOIN _face_sync_face_map AS map
-        ON map.source_face_id = want.id AND map.target_user_id = pair.target_user
-    LEFT JOIN asset_face AS have ON have.id = map.target_face_id
-)
-SELECT source, target, face, kind, differing
-FROM compared
-WHERE kind <> 'column' OR differing <> '{{}}'
-
--- name: faces_extra
--- Copied faces whose source face is gone, deleted or unassigned. Faces outside the map are the target's own.
-SELECT
-    map.target_user_id,
-    pair.source,
-    pair.target,
-    CASE WHEN have.id IS NULL THEN 'face_map.orphan' ELSE 'asset_face.extra' END,
-    map.target_face_id
-FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS pair (source, target)
-JOIN _face_sync_face_map AS map ON map.target_asset_id = pair.target
-LEFT JOIN asset_face AS want
-    ON want.id = map.source_face_id
-    AND want."assetId" = pair.source
-    AND want."deletedAt" IS NULL
-    AND NOT (want."sourceType" = 'machine-learning' AND want.{person} IS NULL)
-LEFT JOIN asset_face AS have ON have.id = map.target_face_id
-WHERE want.id IS NULL
-UNION ALL
-SELECT map.target_user_id, NULL, map.target_asset_id, 'face_map.orphan', map.target_face_id
-FROM _face_sync_face_map AS map
-WHERE map.target_user_id = ANY(%(job_target_users)s)
-  AND NOT EXISTS (SELECT FROM asset WHERE asset.id = map.target_asset_id)
-
--- name: embeddings
--- Up to Immich 3.1 a copied face has its source's embedding, or none as its source.
-SELECT
-    pair.source,
-    pair.target,
-    CASE
-        WHEN copy."faceId" IS NULL THEN 'face_search.missing'
-        WHEN source."faceId" IS NULL THEN 'face_search.extra'
-        ELSE 'face_search.column'
-    END,
-    map.target_face_id
-FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS pair (source, target)
-JOIN _face_sync_face_map AS map ON map.target_asset_id = pair.target
-JOIN asset_face AS want ON want.id = map.source_face_id
-JOIN asset_face AS have ON have.id = map.target_face_id
-LEFT JOIN face_search AS source ON source."faceId" = want.id
-LEFT JOIN face_search AS copy ON copy."faceId" = have.id
-WHERE source.embedding IS DISTINCT FROM copy.embedding
-
--- name: face_people
--- Up to Immich 3.1: a copied face belongs to the mirror of its source's person. Where the mirror is missing
--- that is told once, for the person.
-SELECT pair.source, pair.target, map.target_face_id, have."personId", mirror.target_person_id
-FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS pair (source, target)
-JOIN _face_sync_face_map AS map ON map.target_asset_id = pair.target
-JOIN asset_face AS want ON want.id = map.source_face_id AND want."deletedAt" IS NULL
-JOIN asset_face AS have ON have.id = map.target_face_id
-LEFT JOIN _face_sync_person_map AS mirror
-    ON mirror.source_person_id = want."personId" AND mirror.target_user_id = map.target_user_id
-LEFT JOIN person ON person.id = mirror.target_person_id
-WHERE have."personId" IS DISTINCT FROM mirror.target_person_id
-  AND (want."personId" IS NULL OR person.id IS NOT NULL)
-
--- name: people
--- Up to Immich 3.1: every person that a copied face needs, with its mirror. The feature face must be on an
--- asset of the person's own owner. Returns one row for each broken rule, and one without rule for each
--- mirror that is there, for its thumbnail.
-WITH needed AS (
-    SELECT DISTINCT face."personId" AS source_person, pair.target_user
-    FROM unnest(%(sources)s::uuid[], %(target_users)s::uuid[]) AS pair (source, target_user)
-    JOIN asset_face AS face ON face."assetId" = pair.source AND face."deletedAt" IS NULL
-    WHERE face."personId" IS NOT NULL
-)
-SELECT
-    needed.source_person, needed.target_user, copy.id, source."thumbnailPath", copy."thumbnailPath",
-    rule.name, rule.detail
-FROM needed
-JOIN person AS source ON source.id = needed.source_person
-LEFT JOIN _face_sync_person_map AS map
-    ON map.source_person_id = needed.source_person AND map.target_user_id = needed.target_user
-LEFT JOIN person AS copy ON copy.id = map.target_person_id
-LEFT JOIN asset_face AS feature ON feature.id = copy."faceAssetId"
-LEFT JOIN asset AS feature_asset ON feature_asset.id = feature."assetId"
-LEFT JOIN LATERAL (
-    SELECT face.id
-    FROM _face_sync_face_map AS face_map
-    JOIN asset_face AS face ON face.id = face_map.target_face_id
-    WHERE face_map.source_face_id = source."faceAssetId" AND face_map.target_user_id = needed.target_user
-) AS wanted ON true
-CROSS JOIN LATERAL (
-    VALUES
-        (NULL, copy.id IS NOT NULL, NULL),
-        ('person.missing', copy.id IS NULL, 'there is no mirror'),
-        (
-            'person.id',
-            NOT (substr(copy.id::text, 15, 1) = '4' AND substr(copy.id::text, 20, 1) IN ('8', '9', 'a', 'b')),
-            'is not shaped as UUID version 4'
-        ),
-        ('person.ownerId', copy."ownerId" <> needed.target_user, copy."ownerId"::text),
-        (
-            'person.column',
-            copy.id IS NOT NULL
-            AND (copy.name, copy."birthDate", copy."isHidden", copy.color)
-            IS DISTINCT FROM (source.name, source."birthDate", source."isHidden", source.color),
-            concat_ws(
-                ', ',
-                CASE WHEN copy.name IS DISTINCT FROM source.name THEN 'name' END,
-                CASE WHEN copy."birthDate" IS DISTINCT FROM source."birthDate" THEN 'birthDate' END,
-                CASE WHEN copy."isHidden" IS DISTINCT FROM source."isHidden" THEN 'isHidden' END,
-                CASE WHEN copy.color IS DISTINCT FROM source.color THEN 'color' END
-            )
-        ),
-        (
-            'person.faceAssetId',
-            copy.id IS NOT NULL
-            AND CASE
-                WHEN wanted.id IS NOT NULL THEN copy."faceAssetId" IS DISTINCT FROM wanted.id
-                WHEN copy."faceAssetId" IS NULL THEN source."faceAssetId" IS NOT NULL
-                ELSE feature_asset."ownerId" <> needed.target_user
-            END,
-            concat('the feature face is ', copy."faceAssetId")
-        )
-) AS rule (name, broken, detail)
-WHERE rule.broken
-
--- name: people_unneeded
--- Up to Immich 3.1: mirrors that no copied face needs may stay only while they hold faces of the target's own.
-WITH needed AS (
-    SELECT DISTINCT face."personId" AS source_person, pair.target_user
-    FROM unnest(%(sources)s::uuid[], %(target_users)s::uuid[]) AS pair (source, target_user)
-    JOIN asset_face AS face ON face."assetId" = pair.source AND face."deletedAt" IS NULL
-    WHERE face."personId" IS NOT NULL
-)
-SELECT
-    map.target_user_id,
-    map.target_person_id,
-    CASE WHEN person.id IS NULL THEN 'person_map.orphan' ELSE 'person.empty' END,
-    CASE WHEN person.id IS NULL THEN 'is gone, its map row is not' ELSE 'has no faces' END
-FROM _face_sync_person_map AS map
-LEFT JOIN person ON person.id = map.target_person_id
-WHERE (map.source_user_id, map.target_user_id) IN (
-        SELECT source_user, target_user
-        FROM unnest(%(job_source_users)s::uuid[], %(job_target_users)s::uuid[])
-            AS users (source_user, target_user)
-    )
-  AND NOT EXISTS (
-        SELECT FROM needed
-        WHERE needed.source_person = map.source_person_id AND needed.target_user = map.target_user_id
-    )
-  AND NOT EXISTS (
-        SELECT FROM asset_face AS face
-        WHERE face."personId" = map.target_person_id AND face."deletedAt" IS NULL
-    )
 
 -- What follows is the work that Immich looks for, nightly or when asked. Each answers with those of the
 -- given assets (or people) that Immich would find.
@@ -583,13 +470,3 @@ SELECT asset.id
 FROM asset
 LEFT JOIN asset_job_status AS job ON job."assetId" = asset.id
 WHERE asset.id = ANY(%(ids)s) AND job."duplicatesDetectedAt" IS NULL
-
--- name: missing_person_thumbnails
--- Up to Immich 3.1: mirrors only, whose source has a thumbnail.
-SELECT map.target_user_id, copy.id, 'ml.person_thumbnails', 'would get a thumbnail from Immich'
-FROM _face_sync_person_map AS map
-JOIN person AS source ON source.id = map.source_person_id
-JOIN person AS copy ON copy.id = map.target_person_id
-WHERE map.target_user_id = ANY(%(job_target_users)s)
-  AND copy."thumbnailPath" = ''
-  AND source."thumbnailPath" <> ''

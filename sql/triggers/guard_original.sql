@@ -1,6 +1,6 @@
 -- Keeps a source's original alive where a copy's path runs through a symlinked directory: Immich 2.4+ leaves
 -- the file of an offline asset alone, so a copy that is in the trash or deleted is marked offline in the same
--- statement, and no longer when it is restored. For a BEFORE UPDATE row trigger on asset.
+-- statement, and no longer when it is restored. For a BEFORE UPDATE row trigger on asset (guard_trigger.sql).
 --
 -- Installed together with notify_change, also where no trigger uses it: a schema of our own that gains an
 -- object after a backup makes Immich's restore of that backup fail.

@@ -1,55 +1,155 @@
-"""Points 1 and 3: mirrored people, and faces that follow."""
+"""Point 1: people up to 3.1, and what people of both models have in common."""
 
+from collections.abc import Callable
 from datetime import date
+from uuid import UUID
 
 import pytest
 
+from listener.standin.actor import Actor
 from tests.behaviour.conftest import Home
+from tests.behaviour.people import named_portrait, owner_of_face, portrait, seen, shown_on_copy, thumbnail
 
 
-def test_a_person_is_mirrored_and_follows(home: Home) -> None:
-    alice = home.alice
-    photo = alice.upload("one.jpg", faces=1, people=["new"])
-    face = alice.faces_of(photo)[0]["id"]
-    person = alice.person_of(face)
-    assert person is not None
-    alice.name_person(person, "Grace")
+@pytest.mark.releases(until="3.1.0")
+def test_point_1_name_birth_date_hidden_colour_and_thumbnail_follow_and_favourite_is_own(home: Home) -> None:
+    alice, bob = home.alice, home.bob
+    photo, face, person = named_portrait(alice, "Grace")
     alice.set_birth_date(person, date(1990, 1, 2))
     home.settled()
     mirror = home.mirror_of(person)
     assert mirror is not None
-    found = home.bob.person(mirror)
-    assert (found["name"], found["birthDate"]) == ("Grace", date(1990, 1, 2))
-    assert found["ownerId"] == home.bob.user_id
+    found = bob.person(mirror)
+    assert (found["ownerId"], found["name"], found["birthDate"]) == (bob.user_id, "Grace", date(1990, 1, 2))
+    assert found["faceAssetId"] == home.face_of(face)
+    assert shown_on_copy(home, photo) == {mirror}
 
-
-def test_merged_people_are_merged(home: Home) -> None:
-    alice = home.alice
-    photos = [alice.upload(f"{n}.jpg", faces=1, people=["new"]) for n in range(3)]
-    people = [alice.person_of(alice.faces_of(photo)[0]["id"]) for photo in photos]
+    bob.favourite_person(mirror)
+    alice.name_person(person, "Grace H.")
+    alice.set_birth_date(person, None)
+    alice.hide_person(person)
+    alice.colour_person(person, "#aa3355")
     home.settled()
-    alice.merge_people(people[0], *people[1:])
+    found = bob.person(mirror)
+    assert (found["name"], found["birthDate"], found["isHidden"], found["color"]) == ("Grace H.", None, True, "#aa3355")
+    assert found["isFavorite"]
+    assert not alice.person(person)["isFavorite"]
+
+    # Another feature photo: Immich writes the thumbnail anew, in place.
+    _, other, _ = portrait(alice, "other.jpg", person)
+    before = thumbnail(bob, mirror).read_bytes()
+    alice.set_feature_photo(person, other)
     home.settled()
-    mirrored = {home.bob.person_of(home.bob.faces_of(home.copied(photo))[0]["id"]) for photo in photos}
-    assert mirrored == {home.mirror_of(people[0])}
-    assert [home.mirror_of(person) for person in people[1:]] == [None, None]
+    found = bob.person(mirror)
+    assert found["faceAssetId"] == home.face_of(other)
+    assert owner_of_face(bob, found["faceAssetId"]) == bob.user_id
+    assert found["isFavorite"]
+    of_alice, of_bob = thumbnail(alice, person), thumbnail(bob, mirror)
+    assert of_bob.read_bytes() == of_alice.read_bytes() != before
+    assert not of_bob.samefile(of_alice)
 
 
-@pytest.mark.releases(until="3.1.0")
-def test_the_target_merges_a_mirror(home: Home) -> None:
+def test_point_1_people_who_are_merged_reassigned_and_deleted_at_the_source(home: Home) -> None:
     alice, bob = home.alice, home.bob
-    photo = alice.upload("one.jpg", faces=1, people=["new"])
-    own = bob.upload("mine.jpg", faces=1, people=["new"])
-    mine = bob.person_of(bob.faces_of(own)[0]["id"])
-    assert mine is not None
-    bob.name_person(mine, "Grandma")
+    (one, _, grace), (two, _, double), (three, face, stranger) = (
+        named_portrait(alice, name) for name in ("Grace", "Double", "Stranger")
+    )
     home.settled()
-    person = alice.person_of(alice.faces_of(photo)[0]["id"])
+    mirrors = [home.mirror_of(person) for person in (grace, double, stranger)]
+    assert None not in mirrors
+    assert len(set(mirrors)) == 3
+    mirror, *others = (mirror for mirror in mirrors if mirror)
+    files = [thumbnail(bob, other) for other in others]
+
+    alice.merge_people(grace, double)
+    alice.reassign_face(face, grace)
+    home.settled()
+    assert [shown_on_copy(home, photo) for photo in (one, two, three)] == [{mirror}] * 3
+    # People whom no face needs any more are gone, with their files.
+    assert [row["person"] for row in bob.people()] == [mirror]
+    assert [home.mirror_of(double), home.mirror_of(stranger)] == [None, None]
+    assert not any(file.exists() for file in files)
+
+    # Never one who holds a face of bob's own.
+    own = bob.upload("mine.jpg", faces=1, people=[mirror])
+    alice.delete_person(grace)
+    home.settled()
+    assert [shown_on_copy(home, photo) for photo in (one, two, three)] == [set()] * 3
+    assert bob.person(mirror)["name"] == "Grace"
+    assert bob.faces_of(own)[0]["person"] == mirror
+    assert thumbnail(bob, mirror).exists()
+
+
+def test_point_1_a_mirror_that_the_target_merges_is_adopted(home: Home) -> None:
+    alice, bob = home.alice, home.bob
+    photo, _, person = portrait(alice, "one.jpg")
+    own, _, mine = named_portrait(bob, "Grandma")
+    home.settled()
     mirror = home.mirror_of(person)
+    assert mirror is not None
+    file = thumbnail(bob, mirror)
     bob.merge_people(mine, mirror)
     alice.name_person(person, "Grace")
-    another = alice.upload("two.jpg", faces=1, people=[person])
+    another, *_ = portrait(alice, "two.jpg", person)
     home.settled()
     assert home.mirror_of(person) == mine
+    assert shown_on_copy(home, photo) == shown_on_copy(home, another) == {mine}
+    assert [row["person"] for row in bob.people()] == [mine]
     assert bob.person(mine)["name"] == "Grandma"
-    assert bob.person_of(bob.faces_of(home.copied(another))[0]["id"]) == mine
+    assert not file.exists()
+
+    # Who was bob's own before stays, whatever alice does.
+    alice.delete_person(person)
+    home.settled()
+    assert shown_on_copy(home, photo) == set()
+    assert bob.person_of(bob.faces_of(own)[0]["id"]) == mine
+    assert bob.person(mine)["name"] == "Grandma"
+
+
+def test_point_1_with_jobs_in_both_directions_a_person_is_one(new_home: Callable[..., Home]) -> None:
+    home = new_home(both_ways=True)
+    home.start()
+    alice, bob = home.alice, home.bob
+    photo, _, person = named_portrait(alice, "Grace")
+    alice.set_birth_date(person, date(1990, 1, 2))
+    home.settled()
+    mirror = home.mirror_of(person)
+    assert mirror is not None
+    # Recognition finds her on a photo of bob's, and alice gets that one.
+    back, *_ = portrait(bob, "back.jpg", mirror)
+    mine, _, aunt = named_portrait(bob, "Aunt")
+    home.settled()
+    assert _seen_by(alice, home, back) == {"Grace"}
+    assert {face["person"] for face in alice.faces_of(_copy_for(alice, home, back))} == {person}
+    assert _seen_by(alice, home, mine) == {"Aunt"}
+    assert sorted(row["name"] for row in alice.people()) == sorted(row["name"] for row in bob.people())
+    assert len(alice.people()) == len(bob.people()) == 2
+
+    alice.hide_person(person)
+    bob.set_birth_date(aunt, date(1950, 5, 6))
+    bob.describe(back, "once more")
+    home.settled()
+    found = alice.person(person)
+    assert (found["name"], found["birthDate"], found["isHidden"]) == ("Grace", date(1990, 1, 2), True)
+
+    # What bob takes away leaves alice's own person alone.
+    bob.delete_for_good(back)
+    alice.trash(photo)
+    home.settled()
+    assert [row["name"] for row in bob.people()] == ["Aunt"]
+    assert alice.person(person)["name"] == "Grace"
+    assert thumbnail(alice, person).exists()
+
+
+def _copy_for(actor: Actor, home: Home, source: UUID) -> UUID:
+    rows = home.house.query(
+        "SELECT target_asset_id FROM _face_sync_asset_map WHERE source_asset_id = %s AND target_user_id = %s",
+        source,
+        actor.user_id,
+    )
+    assert len(rows) == 1
+    return UUID(str(rows[0][0]))
+
+
+def _seen_by(actor: Actor, home: Home, source: UUID) -> set[str]:
+    return {name for _, name in seen(actor, _copy_for(actor, home, source))}

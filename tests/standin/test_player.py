@@ -88,8 +88,7 @@ def _assert_files(conninfo: str, roots: Roots) -> None:
         others = {
             Path(path)
             for (path,) in connection.execute(
-                "SELECT path FROM asset_file UNION ALL"
-                ' SELECT "thumbnailPath" FROM person WHERE "thumbnailPath" <> %s',
+                'SELECT path FROM asset_file UNION ALL SELECT "thumbnailPath" FROM person WHERE "thumbnailPath" <> %s',
                 ("",),
             )
         }
@@ -114,9 +113,7 @@ def test_a_recording_played_step_by_step_leaves_what_it_says(
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_any_interleaving_leaves_the_same(
-    player: Player, immich: ImmichDatabase, roots: Roots, seed: int
-) -> None:
+def test_any_interleaving_leaves_the_same(player: Player, immich: ImmichDatabase, roots: Roots, seed: int) -> None:
     order = interleave(player.recording.transactions(), random.Random(seed))
     assert order != list(player.recording.transactions())
 
@@ -152,9 +149,7 @@ def test_independent_transactions_change_places() -> None:
 
 def _of(player: Player, table: str, op: str, step: str | None = None) -> list[Transaction]:
     return [
-        t
-        for t in player.recording.transactions(step)
-        if any(s.table == table and s.op == op for s in t.statements)
+        t for t in player.recording.transactions(step) if any(s.table == table and s.op == op for s in t.statements)
     ]
 
 
@@ -275,9 +270,7 @@ def test_a_vanished_original_returns_the_same(player: Player) -> None:
     assert (original.read_bytes(), original.stat().st_mtime_ns) == (content, modified)
 
 
-def test_a_changed_original_has_other_content_and_new_thumbnails(
-    player: Player, immich: ImmichDatabase
-) -> None:
+def test_a_changed_original_has_other_content_and_new_thumbnails(player: Player, immich: ImmichDatabase) -> None:
     original = _original(player, "external file changed")
     _play_until(player, "external file changed")
     with psycopg.connect(immich.conninfo) as connection:
@@ -328,10 +321,7 @@ def test_a_recording_moves_to_other_roots() -> None:
     assert not [text for text in texts if "'/data" in text or "'/external_library" in text]
     assert moved.statements[0].rows[0].values["importPaths"] == ["/x/library/carol/photos"]
     externals = [
-        row.values
-        for s in moved.statements
-        for row in s.rows
-        if s.table == "asset" and row.values["isExternal"]
+        row.values for s in moved.statements for row in s.rows if s.table == "asset" and row.values["isExternal"]
     ]
     assert externals
     for asset in externals:

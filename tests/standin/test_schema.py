@@ -510,9 +510,7 @@ def test_a_shared_person_appears_with_name_and_birth_date(db: Database) -> None:
     born = dt.date(1990, 1, 2)
     group = db.person(sharer, name="Anna", birthDate=born)
     _share(db, group, sharer, receiver)
-    assert db.rows("person", "personGroupId", "name", "birthDate", ownerId=receiver) == [
-        (group, "Anna", born)
-    ]
+    assert db.rows("person", "personGroupId", "name", "birthDate", ownerId=receiver) == [(group, "Anna", born)]
 
 
 @_on("3.3.0")
@@ -551,7 +549,5 @@ def test_deleting_a_person_ends_what_was_shared_with_and_by_its_owner(db: Databa
 
     db.delete("person", ownerId=receiver, personGroupId=group)
 
-    assert db.rows("person_user", "personGroupId", "sharedById", "sharedWithId") == [
-        (other, sharer, receiver)
-    ]
+    assert db.rows("person_user", "personGroupId", "sharedById", "sharedWithId") == [(other, sharer, receiver)]
     assert db.rows("person", "personGroupId", ownerId=sharer) != []

@@ -1,0 +1,41 @@
+# One way to run each thing. Needs python3 >= 3.11 with venv, and make; the rest is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+.PHONY: help demo test soak lint
+
+help:
+	@echo "make demo   a real Immich's recorded writes, copied while you watch (no Immich is needed)"
+	@echo "make test   the tests"
+	@echo "make soak   the tests that are too long for every commit"
+	@echo "make lint   what pre-commit and CI check"
+
+demo: $(STAMP)
+	@$(BIN)/listener demo
+
+test: $(STAMP)
+	@$(BIN)/pytest -n 2 --dist worksteal -m "not soak"
+
+soak: $(STAMP)
+	@$(BIN)/pytest -n 2 --dist worksteal -m soak --timeout 3600
+
+lint: $(STAMP)
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/hadolint Dockerfile
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec --no-cache docker-compose.yml
+
+# The pip that comes with Python 3.11 does not know dependency groups, so it is brought up to date first.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || { echo "making .venv" && $(PYTHON) -m venv .venv; }
+	@echo "installing into .venv"
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --editable '.[demo]' --group dev
+	@touch $@

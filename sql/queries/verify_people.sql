@@ -1,0 +1,385 @@
+-- What `listener verify` asks about faces and people. The two models differ in the names of columns and in the
+-- few blocks whose names end in `_person` (up to Immich 3.1) or `_group` (from 3.2 on).
+
+-- name: expected
+-- The people that copied faces need, and whom those faces may belong to in the target's library:
+-- in one cluster group (`shared`) the source's own group; a source's person who is the mirror of a person of
+-- the target's own (`again`, jobs in both directions): that one; everybody else's mirror. What the target user
+-- merged a mirror into (`adopted`) is as good. `made` is the person that was made for it, NULL for `again`.
+WITH pair AS (
+    SELECT *
+    FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[], %(source_users)s::uuid[], %(target_users)s::uuid[])
+        AS pair (source, target, source_user, target_user)
+),
+needed AS (
+    SELECT DISTINCT face.{face_person} AS source_person, pair.source_user, pair.target_user
+    FROM pair
+    JOIN asset_face AS face ON face."assetId" = pair.source AND face."deletedAt" IS NULL
+    JOIN person ON person.{person_id} = face.{face_person} AND person."ownerId" = pair.source_user
+),
+mapped AS (
+    SELECT
+        needed.*,
+        {shared} AS shared,
+        map.target_person_id AS mirror,
+        coalesce((to_jsonb(map) ->> 'adopted')::boolean, false) AS adopted,
+        original.ids AS originals,
+        original.ids IS NOT NULL AND NOT (original.adopted AND map.target_person_id IS NOT NULL) AS again
+    FROM needed
+    LEFT JOIN _face_sync_person_map AS map
+        ON map.source_person_id = needed.source_person AND map.target_user_id = needed.target_user
+    LEFT JOIN LATERAL (
+        SELECT
+            array_agg(back.source_person_id) AS ids,
+            bool_and(coalesce((to_jsonb(back) ->> 'adopted')::boolean, false)) AS adopted
+        FROM _face_sync_person_map AS back
+        JOIN person ON person.{person_id} = back.source_person_id AND person."ownerId" = needed.target_user
+        WHERE back.target_person_id = needed.source_person
+          AND back.source_user_id = needed.target_user
+          AND back.target_user_id = needed.source_user
+          AND back.source_person_id <> needed.source_person
+    ) AS original ON true
+),
+accepted AS (
+    SELECT
+        mapped.*,
+        CASE
+            WHEN shared AND adopted THEN ARRAY[source_person, mirror]
+            WHEN shared THEN ARRAY[source_person]
+            WHEN again THEN originals
+            WHEN mirror IS NOT NULL THEN ARRAY[mirror]
+            ELSE '{{}}'::uuid[]
+        END AS ids,
+        CASE
+            WHEN shared AND NOT adopted THEN source_person
+            WHEN shared OR NOT again THEN mirror
+        END AS made
+    FROM mapped
+),
+expected AS MATERIALIZED (
+    SELECT
+        accepted.*,
+        EXISTS (
+            SELECT
+            FROM person
+            WHERE person.{person_id} = ANY(accepted.ids) AND person."ownerId" = accepted.target_user
+        ) AS there,
+        -- Whose attributes a person has who stands for several is not to be told.
+        NOT adopted AND count(*) OVER (PARTITION BY made, target_user) = 1 AS follows
+    FROM accepted
+)
+
+-- name: shared_person
+false
+
+-- name: shared_group
+(SELECT "clusterGroupId" FROM "user" WHERE id = needed.source_user)
+= (SELECT "clusterGroupId" FROM "user" WHERE id = needed.target_user)
+
+-- name: faces
+-- Faces that belong on the copy. Immich would cluster an unassigned machine-learning face of a copy into a
+-- new person, so those are held back until the source assigns them.
+WITH pair AS (
+    SELECT *
+    FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[], %(source_users)s::uuid[], %(target_users)s::uuid[])
+        AS pair (source, target, source_user, target_user)
+),
+compared AS (
+    SELECT
+        pair.source,
+        pair.target,
+        want.id AS face,
+        CASE
+            WHEN have.id IS NULL THEN 'missing'
+            WHEN have."assetId" <> pair.target OR map.target_asset_id <> pair.target THEN 'asset'
+            ELSE 'column'
+        END AS kind,
+        {differing} AS differing
+    FROM pair
+    JOIN asset_face AS want
+        ON want."assetId" = pair.source
+        AND want."deletedAt" IS NULL
+        AND NOT (want."sourceType" = 'machine-learning' AND want.{face_person} IS NULL)
+    LEFT JOIN person ON person.{person_id} = want.{face_person} AND person."ownerId" = pair.source_user
+    LEFT JOIN _face_sync_face_map AS map
+        ON map.source_face_id = want.id AND map.target_user_id = pair.target_user
+    LEFT JOIN asset_face AS have ON have.id = map.target_face_id
+    -- A face of somebody whom the source's owner has no person for is nobody's to share.
+    WHERE want.{face_person} IS NULL OR person.{person_id} IS NOT NULL OR have.id IS NOT NULL
+)
+SELECT target, face, kind, differing
+FROM compared
+WHERE kind <> 'column' OR differing <> '{{}}'
+
+-- name: faces_extra
+-- Copied faces whose source face is gone, deleted or unassigned, and faces that Immich's machine learning found
+-- on a copy. Faces outside the map that the target user drew are theirs.
+WITH pair AS (
+    SELECT *
+    FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[], %(target_users)s::uuid[])
+        AS pair (source, target, target_user)
+)
+SELECT
+    map.target_user_id,
+    pair.source,
+    pair.target,
+    CASE WHEN have.id IS NULL THEN 'face_map.orphan' ELSE 'asset_face.extra' END,
+    map.target_face_id
+FROM pair
+JOIN _face_sync_face_map AS map ON map.target_asset_id = pair.target
+LEFT JOIN asset_face AS want
+    ON want.id = map.source_face_id
+    AND want."assetId" = pair.source
+    AND want."deletedAt" IS NULL
+    AND NOT (want."sourceType" = 'machine-learning' AND want.{face_person} IS NULL)
+LEFT JOIN asset_face AS have ON have.id = map.target_face_id
+WHERE want.id IS NULL
+UNION ALL
+SELECT pair.target_user, pair.source, pair.target, 'asset_face.extra', found.id
+FROM pair
+JOIN asset_face AS found
+    ON found."assetId" = pair.target AND found."sourceType" = 'machine-learning' AND found."deletedAt" IS NULL
+LEFT JOIN _face_sync_face_map AS map ON map.target_face_id = found.id
+WHERE map.target_face_id IS NULL
+UNION ALL
+SELECT map.target_user_id, NULL, map.target_asset_id, 'face_map.orphan', map.target_face_id
+FROM _face_sync_face_map AS map
+WHERE map.target_user_id = ANY(%(job_target_users)s)
+  AND NOT EXISTS (SELECT FROM asset WHERE asset.id = map.target_asset_id)
+
+-- name: face_people
+-- Whose the copied faces are. A face that is no longer of the person that was noted, and still somebody's, was
+-- given away by the target user (`own`). Where a person is missing that is told once, for the person.
+{expected}
+SELECT pair.target, map.target_face_id, rule.name, rule.detail
+FROM pair
+JOIN _face_sync_face_map AS map ON map.target_asset_id = pair.target
+JOIN asset_face AS want
+    ON want.id = map.source_face_id
+    AND want."deletedAt" IS NULL
+    AND NOT (want."sourceType" = 'machine-learning' AND want.{face_person} IS NULL)
+JOIN asset_face AS have ON have.id = map.target_face_id
+LEFT JOIN expected
+    ON expected.source_person = want.{face_person}
+    AND expected.source_user = pair.source_user
+    AND expected.target_user = pair.target_user
+CROSS JOIN LATERAL (
+    SELECT
+        have.{face_person} IS NOT NULL AND have.{face_person} IS DISTINCT FROM map.target_person_id AS own,
+        coalesce(expected.shared, false) AS shared,
+        coalesce(expected.shared AND expected.adopted, false) AS adopted
+) AS face
+CROSS JOIN LATERAL (
+    VALUES
+        (
+            'asset_face.person',
+            NOT face.own AND CASE
+                WHEN want.{face_person} IS NULL THEN have.{face_person} IS NOT NULL
+                ELSE have.{face_person} IS NULL OR NOT have.{face_person} = ANY(expected.ids)
+            END,
+            concat('is of person ', have.{face_person}, ', not ', expected.ids::text)
+        ),
+        (
+            'face_map.person',
+            CASE
+                WHEN want.{face_person} IS NULL THEN map.target_person_id IS NOT NULL
+                ELSE map.target_person_id IS NULL OR NOT map.target_person_id = ANY(expected.ids)
+            END,
+            concat('is noted as of person ', map.target_person_id, ', not ', expected.ids::text)
+        ),
+        (
+            'asset_face.sourceType',
+            NOT face.own AND NOT face.adopted
+            AND have."sourceType"::text <> CASE WHEN face.shared THEN 'manual' ELSE want."sourceType"::text END,
+            have."sourceType"::text
+        )
+) AS rule (name, broken, detail)
+WHERE rule.broken AND (want.{face_person} IS NULL OR expected.there)
+
+-- name: embeddings
+-- A copied face has its source's embedding, or none as its source; none where its source votes already.
+SELECT
+    pair.target,
+    CASE
+        WHEN copy."faceId" IS NULL THEN 'face_search.missing'
+        WHEN wanted.embedding IS NULL THEN 'face_search.extra'
+        ELSE 'face_search.column'
+    END,
+    map.target_face_id
+FROM unnest(%(targets)s::uuid[]) AS pair (target)
+JOIN _face_sync_face_map AS map ON map.target_asset_id = pair.target
+JOIN asset_face AS want ON want.id = map.source_face_id
+JOIN asset_face AS have ON have.id = map.target_face_id
+LEFT JOIN face_search AS source ON source."faceId" = want.id
+LEFT JOIN face_search AS copy ON copy."faceId" = have.id
+CROSS JOIN LATERAL (SELECT CASE WHEN NOT ({silent}) THEN source.embedding END AS embedding) AS wanted
+WHERE {judged} AND wanted.embedding IS DISTINCT FROM copy.embedding
+
+-- name: silent_person
+false
+
+-- name: silent_group
+want."personGroupId" = have."personGroupId"
+
+-- name: judged_person
+true
+
+-- name: judged_group
+-- Nobody's face, and one that the target user gave away, matter to no recognition that we know of.
+want."personGroupId" IS NOT NULL AND have."personGroupId" IS NOT DISTINCT FROM map.target_person_id
+
+-- name: people
+-- Every person that a copied face needs, with the one made for the target. Returns one row for each broken
+-- rule, and one without rule for each whose thumbnail follows its source's.
+{expected}
+SELECT
+    expected.source_person, expected.target_user, copy.{person_id}, source."thumbnailPath", copy."thumbnailPath",
+    rule.name, rule.detail
+FROM expected
+JOIN person AS source
+    ON source.{person_id} = expected.source_person AND source."ownerId" = expected.source_user
+LEFT JOIN person AS copy ON copy.{person_id} = expected.made AND {copy_of_target}
+LEFT JOIN asset_face AS feature ON feature.id = copy."faceAssetId"
+LEFT JOIN asset AS feature_asset ON feature_asset.id = feature."assetId"
+LEFT JOIN _face_sync_face_map AS wanted
+    ON wanted.source_face_id = source."faceAssetId"
+    AND wanted.target_user_id = expected.target_user
+    AND wanted.target_person_id = expected.made
+LEFT JOIN _face_sync_face_map AS copied ON copied.target_face_id = copy."faceAssetId"
+CROSS JOIN LATERAL (
+    VALUES
+        (NULL, copy.{person_id} IS NOT NULL AND expected.follows AND {thumbnail_follows}, NULL),
+        (
+            'person_map.mirror',
+            expected.again AND NOT expected.shared AND expected.mirror IS NOT NULL,
+            concat('has a mirror, ', expected.mirror, ', though it is one: of ', expected.originals::text)
+        ),
+        (
+            'person.missing',
+            copy.{person_id} IS NULL AND (expected.shared OR NOT expected.again),
+            'there is no person for it in the target''s library'
+        ),
+        (
+            'person.id',
+            NOT expected.shared AND NOT expected.adopted
+            AND NOT (
+                substr(copy.{person_id}::text, 15, 1) = '4'
+                AND substr(copy.{person_id}::text, 20, 1) IN ('8', '9', 'a', 'b')
+            ),
+            'is not shaped as UUID version 4'
+        ),
+        ('person.ownerId', copy."ownerId" <> expected.target_user, copy."ownerId"::text),
+        (
+            'person.column',
+            copy.{person_id} IS NOT NULL AND expected.follows AND {columns_differ},
+            concat_ws(
+                ', ',
+                CASE WHEN copy.name IS DISTINCT FROM source.name THEN 'name' END,
+                CASE WHEN copy."birthDate" IS DISTINCT FROM source."birthDate" THEN 'birthDate' END,
+                CASE WHEN copy."isHidden" IS DISTINCT FROM source."isHidden" THEN 'isHidden' END,
+                CASE WHEN copy.color IS DISTINCT FROM source.color THEN 'color' END
+            )
+        ),
+        (
+            'person.faceAssetId',
+            copy.{person_id} IS NOT NULL AND expected.follows AND {feature_wrong},
+            concat('the feature face is ', copy."faceAssetId")
+        ),
+        (
+            'ml.person_thumbnails',
+            expected.follows AND copy."thumbnailPath" = '' AND source."thumbnailPath" <> '',
+            'would get a thumbnail from Immich'
+        ),
+        (
+            'person_group.clusterGroupId',
+            NOT expected.shared AND {group_wrong},
+            'the group is not of the target''s cluster group'
+        )
+) AS rule (name, broken, detail)
+WHERE rule.broken
+
+-- name: copy_of_target_person
+true
+
+-- name: copy_of_target_group
+copy."ownerId" = expected.target_user
+
+-- name: thumbnail_follows_person
+true
+
+-- name: thumbnail_follows_group
+-- Where the target user chose a face on a photo of their own, the thumbnail is theirs.
+(copy."faceAssetId" IS NULL OR copied.target_face_id IS NOT NULL)
+
+-- name: columns_differ_person
+(copy.name, copy."birthDate", copy."isHidden", copy.color)
+IS DISTINCT FROM (source.name, source."birthDate", source."isHidden", source.color)
+
+-- name: columns_differ_group
+-- Each user's own, from the moment on that something stands there.
+(
+    (copy.name = '' AND source.name <> '')
+    OR (copy."birthDate" IS NULL AND source."birthDate" IS NOT NULL)
+)
+
+-- name: feature_wrong_person
+CASE
+    WHEN wanted.target_face_id IS NOT NULL THEN copy."faceAssetId" IS DISTINCT FROM wanted.target_face_id
+    WHEN copy."faceAssetId" IS NULL THEN source."faceAssetId" IS NOT NULL
+    ELSE feature_asset."ownerId" <> expected.target_user
+END
+
+-- name: feature_wrong_group
+CASE
+    WHEN copy."faceAssetId" IS NULL THEN source."faceAssetId" IS NOT NULL
+    ELSE feature_asset."ownerId" <> expected.target_user
+END
+
+-- name: group_wrong_person
+false
+
+-- name: group_wrong_group
+expected.made IS NOT NULL
+AND NOT EXISTS (
+    SELECT
+    FROM person_group
+    JOIN "user" ON "user"."clusterGroupId" = person_group."clusterGroupId"
+    WHERE person_group.id = expected.made AND "user".id = expected.target_user
+)
+
+-- name: people_unneeded
+-- People made for the target that no copied face needs may stay only while they hold faces of the target's own.
+-- One that the target user had before is theirs in any case.
+{expected}
+SELECT
+    map.target_user_id,
+    map.target_person_id,
+    CASE WHEN mine.there THEN 'person.empty' ELSE 'person_map.orphan' END,
+    CASE WHEN mine.there THEN 'has no faces' ELSE 'is gone, its map row is not' END
+FROM _face_sync_person_map AS map
+CROSS JOIN LATERAL (
+    SELECT EXISTS (
+        SELECT
+        FROM person
+        WHERE person.{person_id} = map.target_person_id AND person."ownerId" = map.target_user_id
+    ) AS there
+) AS mine
+WHERE (map.source_user_id, map.target_user_id) IN (
+        SELECT source_user, target_user
+        FROM unnest(%(job_source_users)s::uuid[], %(job_target_users)s::uuid[])
+            AS users (source_user, target_user)
+    )
+  AND NOT EXISTS (
+        SELECT
+        FROM expected
+        WHERE expected.source_person = map.source_person_id
+          AND expected.source_user = map.source_user_id
+          AND expected.target_user = map.target_user_id
+    )
+  AND NOT (mine.there AND coalesce((to_jsonb(map) ->> 'adopted')::boolean, false))
+  AND NOT EXISTS (
+        SELECT
+        FROM asset_face AS face
+        JOIN asset ON asset.id = face."assetId"
+        WHERE face.{face_person} = map.target_person_id AND asset."ownerId" = map.target_user_id
+    )
