@@ -19,7 +19,7 @@ from listener.settings import Job
 from listener.sync.extras import Extras
 from listener.sync.people import People, Person
 from listener.sync.plan import Source, batch_params, job_params
-from listener.sync.rules import ASSET, LOCKABLE, child_statements, file_rule, noted_exif, parts
+from listener.sync.rules import ASSET, LOCKABLE, child_statements, file_rule, parts
 
 # pg_temp.ahead() stamps three seconds ahead; half a second is left for the commit.
 TRANSACTION_SECONDS = 2.5
@@ -61,7 +61,7 @@ class Rows:
     upsert_files: bytes
     people: People
     extras: Extras
-    note_base: bytes | None
+    note_edits: bytes | None
 
     @classmethod
     def compose(cls, catalog: Catalog) -> "Rows":
@@ -91,7 +91,7 @@ class Rows:
             ),
             people=People.compose(catalog),
             extras=Extras.compose(catalog),
-            note_base=_note_base(catalog),
+            note_edits=statement("rows", "note_edits") if catalog.has("asset_edit") else None,
         )
 
     async def write(
@@ -147,23 +147,25 @@ class Rows:
             "file_paths": [file.path for _, file in files],
         }
         async with connection.pipeline():
+            before = await connection.execute(query("rows", "named_files"), params)
+            await self.people.adopt_copies(connection, params)
             rows = {"asset": await connection.execute(self.assets, params)}
             for table, delete, upsert in self.children:
                 await connection.execute(delete, params)
                 rows[table] = await connection.execute(upsert, params)
-            dropped = await connection.execute(self.delete_files, params)
+            await connection.execute(self.delete_files, params)
             rows["asset_file"] = await connection.execute(self.upsert_files, params)
             await self.people.write(connection, job, sources, people)
             named = await connection.execute(query("rows", "named_files"), params)
             await connection.execute(query("rows", "finish"), params)
-            if self.note_base is not None:
-                await connection.execute(self.note_base, params)
+            if self.note_edits is not None:
+                await connection.execute(self.note_edits, params)
             await self.extras.write(connection, job, params)
             await connection.execute(query("rows", "recovered"), params)
         return Written(
             tuple(copies),
             {table: cursor.rowcount for table, cursor in rows.items()},
-            frozenset(row[0] for row in await dropped.fetchall()),
+            frozenset(row[0] for row in await before.fetchall()),
             frozenset(row[0] for row in await named.fetchall()) | {copy.encoded or "" for copy in copies},
         )
 
@@ -182,25 +184,17 @@ async def _still_wanted(connection: Connection, job: Job, copies: Sequence[Wante
     ]
 
 
-def _note_base(catalog: Catalog) -> bytes | None:
-    """Before Immich 2.4 nothing tells a user's change of a copy from a metadata refresh: nothing is noted."""
-    if not catalog.has("asset_exif", "lockedProperties"):
-        return None
-    edits = query("rows", "noted_edits") if catalog.has("asset_edit") else sql.SQL("'[]'::jsonb")
-    return statement("rows", "note_base", noted_exif=noted_exif(catalog), noted_edits=edits)
-
-
 @dataclass(frozen=True, slots=True)
 class Written:
     """What one transaction did.
 
-    copies: those that were written. rows: how many were made or mended, by table. dropped: paths of files whose
-    rows were deleted. named: paths of all files that the copies' rows name now.
+    copies: those that were written. rows: how many were made or mended, by table. before: paths of all files
+    that the copies' rows named before. named: those that they name now.
     """
 
     copies: tuple[WantedCopy, ...]
     rows: dict[str, int]
-    dropped: frozenset[str]
+    before: frozenset[str]
     named: frozenset[str]
 
 

@@ -5,7 +5,7 @@ view of their own of it: in one cluster group source and target share the group,
 the person was before. What differs is in ``PeopleModel``; everything else is one logic.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from uuid import UUID
@@ -28,7 +28,8 @@ class Person:
     """A source's person and who stands for them at the target.
 
     thumbnail: '' while the source has none. theirs: the target's own person, whom we do not write. once: the
-    thumbnail is theirs to change once it is there (from 3.2 on).
+    thumbnail is theirs to change once it is there (from 3.2 on, as long as the feature photo shows that person).
+    needed: a copied face names them, and is not one that the target user gave to somebody else.
     """
 
     source_id: UUID
@@ -37,11 +38,12 @@ class Person:
     thumbnail: str
     theirs: bool
     once: bool
+    needed: bool
 
     @property
     def task(self) -> FileTask | None:
         """The thumbnail to be copied: never one inode, the target user may choose another feature photo."""
-        if self.theirs or not self.source_thumbnail:
+        if self.theirs or not self.needed or not self.source_thumbnail:
             return None
         return FileTask(self.source_thumbnail, self.thumbnail, shared=False, once=self.once)
 
@@ -57,6 +59,7 @@ class People:
     groups: bytes | None
     upsert: bytes
     face_search: bytes
+    silence: bytes
     adopt_faces: bytes
     delete_faces: bytes
     empty: bytes
@@ -75,11 +78,15 @@ class People:
         face = parts(catalog, "asset_face", _face_rule(groups))
         search = parts(catalog, "face_search", FACE_SEARCH)
         theirs = query("people", "not_theirs")
+        own = query("people", "own_choice").format(**names)
+        votes = query("people", "votes_in_own_group" if groups else "votes_always")
+        stands = query("people", "feature_stands").format(mirror_id=mirror) if groups else sql.SQL("false")
+        feature = query("people", "feature_of_group" if groups else "feature_of_person").format(**names)
         return cls(
             person_groups=groups,
             adopt=statement("people", "adopt_survivors", **names),
-            of_assets=statement("people", "people_of_assets", mirror_id=mirror, **names),
-            by_id=statement("people", "people_by_id", mirror_id=mirror, **names),
+            of_assets=statement("people", "people_of_assets", mirror_id=mirror, stands=stands, own=own, **names),
+            by_id=statement("people", "people_by_id", mirror_id=mirror, stands=stands, **names),
             groups=statement("people", "person_groups") if groups else None,
             upsert=statement(
                 "people",
@@ -93,6 +100,8 @@ class People:
                 face_values=face.values,
                 face_changes=face.changes,
                 face_differs=face.differs,
+                feature=feature,
+                own=own,
                 **names,
             ),
             face_search=statement(
@@ -102,8 +111,9 @@ class People:
                 values=search.values,
                 changes=search.changes,
                 differs=search.differs,
-                votes=query("people", "votes_in_own_group" if groups else "votes_always"),
+                votes=votes,
             ),
+            silence=statement("people", "delete_face_search", votes=votes, **names),
             adopt_faces=statement("people", "adopt_faces", **names),
             delete_faces=statement("people", "delete_faces", **names),
             empty=statement("people", "empty_people", not_theirs=theirs, **names),
@@ -125,20 +135,33 @@ class People:
         return [self._person(job, layout, *row) for row in rows]
 
     def _person(
-        self, job: Job, layout: Layout, source_id: UUID, target_id: UUID, thumbnail: str, theirs: bool
+        self,
+        job: Job,
+        layout: Layout,
+        source_id: UUID,
+        target_id: UUID,
+        thumbnail: str,
+        theirs: bool,
+        once: bool,
+        needed: bool,
     ) -> Person:
         suffix = PurePosixPath(thumbnail).suffix
         path = layout.person_thumbnail(target_id, job.target_user_id, suffix) if thumbnail else ""
-        return Person(source_id, target_id, thumbnail, path, theirs, once=self.person_groups)
+        return Person(source_id, target_id, thumbnail, path, theirs, once, needed)
 
     async def begin(self, connection: Connection, job: Job, people: Sequence[Person]) -> None:
         """Leave a mark of each mirror before its thumbnail is made, so that a crash orphans nothing."""
-        await connection.execute(query("people", "map_people"), {**job_params(job), **_person_arrays(people)})
+        needed = [person for person in people if person.needed]
+        await connection.execute(query("people", "map_people"), {**job_params(job), **_person_arrays(needed)})
 
     async def held(self, connection: Connection, targets: Sequence[UUID]) -> set[UUID]:
         """Read the mirrored people that these copies hold now."""
         rows = await fetch(connection, query("people", "held_people"), {"targets": uuids(targets)})
         return {row[0] for row in rows}
+
+    async def adopt_copies(self, connection: Connection, params: Mapping[str, object]) -> None:
+        """Take over the faces of copies that another sidecar made, before anything is noted about these copies."""
+        await connection.execute(self.adopt_faces, params)
 
     async def write(
         self, connection: Connection, job: Job, sources: Sequence[Source], people: Sequence[Person]
@@ -150,12 +173,12 @@ class People:
             **_person_arrays(people),
             "own_edits": uuids(source.target_id for source in sources if source.own_edits),
         }
-        await connection.execute(self.adopt_faces, params)
         await connection.execute(self.delete_faces, params)
         await connection.execute(query("people", "delete_strays"), params)
         if self.groups is not None:
             await connection.execute(self.groups, params)
         await connection.execute(self.upsert, params)
+        await connection.execute(self.silence, params)
         await connection.execute(self.face_search, params)
 
     async def without_faces(
@@ -179,6 +202,7 @@ def _person_arrays(people: Sequence[Person]) -> dict[str, object]:
         "person_targets": uuids(person.target_id for person in people),
         "person_thumbnails": [person.thumbnail for person in people],
         "person_theirs": [person.theirs for person in people],
+        "person_needed": [person.needed for person in people],
     }
 
 
@@ -200,13 +224,21 @@ def _person_rule(groups: bool) -> Rule:
     return replace(
         rule,
         key=("ownerId", "personGroupId"),
-        values={**rule.values, "personGroupId": "people.target_id"},
+        # Who joins or leaves a cluster group keeps what they said of a person.
+        values={
+            **rule.values,
+            "personGroupId": "people.target_id",
+            "name": "coalesce(nullif(former.name, ''), source.name)",
+            "birthDate": 'coalesce(former."birthDate", source."birthDate")',
+            "isFavorite": 'coalesce(former."isFavorite", false)',
+            "isHidden": 'coalesce(former."isHidden", source."isHidden")',
+            "color": "coalesce(former.color, source.color)",
+        },
         # Each user's own from 3.2 on; only what is still empty is filled in, as Immich does when it shares a person.
         own=rule.own | {"isHidden", "color"},
         mend={
             "name": "CASE WHEN mine.name = '' THEN excluded.name ELSE mine.name END",
             "birthDate": 'coalesce(mine."birthDate", excluded."birthDate")',
-            "faceAssetId": 'coalesce(mine."faceAssetId", excluded."faceAssetId")',
             "thumbnailPath": """CASE WHEN mine."thumbnailPath" = '' THEN excluded."thumbnailPath"
                                      ELSE mine."thumbnailPath" END""",
         },

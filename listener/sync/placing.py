@@ -108,7 +108,7 @@ class Placer:
         """
         for copy in written.copies:
             id_ = str(copy.source.target_id)
-            placed = {file.path for file in copy.files} | written.dropped
+            placed = {file.path for file in copy.files} | written.before
             gone = {path for path in placed - written.named if id_ in path}
             if copy.source.begun:
                 for folder in self.layout.folders_of(copy.source.target_id, job.target_user_id):

@@ -22,8 +22,9 @@ REMOVED_BY_TARGET = "removed by target"
 class Source:
     """One source asset and its copy as they are. ``original`` is None where the source's row is gone.
 
-    waiting: what Immich has not done yet, None when the asset is ready. made: the copy's row is there.
-    mapped: it was made once. begun: files of it may be there. encoded: the source's encodedVideoPath (up to 2.5).
+    in_scope: it is this job's by its place, whether or not it may be shared. waiting: what Immich has not done
+    yet, None when the asset is ready. made: the copy's row is there. mapped: it was made once. begun: files of it
+    may be there. encoded: the source's encodedVideoPath (up to 2.5).
     skipped: why it was not made so far. own_edits, own_date: its user has edited the copy's picture, or its date.
     double_id, double_reason: the target's own photo that a new copy would double.
     """
@@ -32,6 +33,7 @@ class Source:
     target_id: UUID
     original: str | None
     qualifies: bool
+    in_scope: bool
     waiting: str | None
     mapped: bool
     begun: bool
@@ -146,13 +148,13 @@ def sort(sources: Sequence[Source], job: Job) -> Sorted:
     """
     lists: dict[str, list[Source]] = {name: [] for name in ("copy", "remove", "respect", "skip", "unskip", "wait")}
     for source in sources:
-        if not source.qualifies:
+        if source.in_scope and source.mapped and not source.made:
+            lists["respect"].append(source)
+        elif not source.qualifies:
             if _belongs(source, job):
                 lists["remove"].append(source)
         elif source.skipped == REMOVED_BY_TARGET:
             continue
-        elif source.mapped and not source.made:
-            lists["respect"].append(source)
         elif source.double_id is not None:
             lists["skip"].append(source)
         else:
@@ -166,7 +168,7 @@ def _belongs(source: Source, job: Job) -> bool:
     """Tell whether there is something of this job's to remove: a copy below its prefix, or a begun one."""
     if source.copy_original is not None:
         return source.copy_original.startswith(job.target_path_prefix + "/")
-    return source.begun or (source.mapped and not source.made)
+    return source.begun or (source.mapped and source.original is None)
 
 
 def by_source(files: Sequence[SourceFile]) -> dict[UUID, list[SourceFile]]:

@@ -145,10 +145,12 @@ def _own_value(column: str) -> sql.Composed:
     return query("rows", "own_value").format(name=sql.Literal(column), column=sql.Identifier(column))
 
 
-def noted_exif(catalog: Catalog) -> sql.Composed:
-    """Compose the object of values that we wrote into the lockable columns; the target's own keep their old note."""
+def _noted_exif(catalog: Catalog) -> sql.Composed:
+    """Compose the object of values that we write into the lockable columns; the target's own keep their old note."""
     pairs = [
-        query("rows", "noted_value").format(name=sql.Literal(column), column=sql.Identifier(column))
+        query("rows", "noted_value").format(
+            own=_own_value(column), name=sql.Literal(column), column=sql.Identifier(column)
+        )
         for column in LOCKABLE
         if catalog.has("asset_exif", column)
     ]
@@ -258,20 +260,22 @@ def child_statements(catalog: Catalog) -> tuple[tuple[str, bytes, bytes], ...]:
             continue
         ours = sql.SQL(rule.ours)
         made = parts(catalog, table, rule)
+        names: dict[str, sql.Composable] = {"table": sql.Identifier(table), "ours": ours}
+        # Before Immich 2.4 nothing tells a user's change of a copy from a metadata refresh: nothing is noted.
+        noted = table == "asset_exif" and catalog.has(table, "lockedProperties")
         statements.append(
             (
                 table,
-                statement("rows", "delete_children", table=sql.Identifier(table), same=sql.SQL(rule.same), ours=ours),
+                statement("rows", "delete_children", same=sql.SQL(rule.same), **names),
                 statement(
                     "rows",
-                    "upsert_children",
-                    table=sql.Identifier(table),
-                    ours=ours,
+                    "upsert_exif" if noted else "upsert_children",
                     columns=made.columns,
                     values=made.values,
                     key=made.key,
                     changes=made.changes,
                     differs=made.differs,
+                    **({"noted": _noted_exif(catalog)} if noted else names),
                 ),
             )
         )

@@ -45,17 +45,20 @@ WITH named AS (
     SELECT source.id, source."originalPath" AS original, source.visibility = 'hidden' AS hidden,
            source."livePhotoVideoId" AS motion, {encoded_video} AS encoded,
            (
+               CASE WHEN %(uploads)s
+                    THEN source."libraryId" IS NULL AND NOT source."isExternal"
+                    ELSE source."isExternal" AND source."libraryId" IS NOT NULL
+               END
+               AND starts_with(source."originalPath", %(source_prefix)s || '/')
+           ) AS in_scope,
+           (
                NOT %(remove_copies)s
                AND source."deletedAt" IS NULL
                AND source.status = 'active'
                AND NOT source."isOffline"
                AND source.visibility <> 'locked'
                AND owner."deletedAt" IS NULL
-               AND CASE WHEN %(uploads)s
-                        THEN source."libraryId" IS NULL AND NOT source."isExternal"
-                        ELSE source."isExternal" AND library.id IS NOT NULL AND library."deletedAt" IS NULL
-                   END
-               AND starts_with(source."originalPath", %(source_prefix)s || '/')
+               AND library."deletedAt" IS NULL
                -- Never a copy of a copy.
                AND copied.target_asset_id IS NULL
            ) AS qualifies,
@@ -99,15 +102,16 @@ SELECT closure.id,
        coalesce(map.target_asset_id, pg_temp.copy_id(closure.id, %(target_user)s)) AS target_id,
        candidate.original,
        -- A motion part is shared only with a still that is shared, and once that still is ready.
-       coalesce(candidate.qualifies, false)
+       coalesce(candidate.in_scope AND candidate.qualifies, false)
            AND (NOT candidate.hidden OR EXISTS (
                    SELECT FROM candidate AS still
-                   WHERE still.motion = candidate.id AND still.qualifies AND still.waiting IS NULL
+                   WHERE still.motion = candidate.id AND still.in_scope AND still.qualifies AND still.waiting IS NULL
                      AND still.double_id IS NULL
                      AND NOT EXISTS (
                          SELECT FROM public._face_sync_skipped AS removed
                          WHERE removed.source_asset_id = still.id AND removed.target_user_id = %(target_user)s
                            AND removed.reason = 'removed by target'))) AS qualifies,
+       coalesce(candidate.in_scope, false) AS in_scope,
        candidate.waiting,
        map.target_asset_id IS NOT NULL AS mapped,
        coalesce(intent.target_path_prefix = %(target_prefix)s, false) AS begun,

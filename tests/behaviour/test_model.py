@@ -130,7 +130,7 @@ class Neighbours(RuleBasedStateMachine):
             case "favourite":
                 own.actor.favourite(photo, favourite=bool(pick % 2))
             case _:
-                own.actor.refresh_thumbnails(photo, new_inode=bool(pick % 2))
+                own.actor.refresh_thumbnails(photo)
         return True
 
     def edit(self, who: str, pick: int, change: str) -> bool:
