@@ -76,8 +76,14 @@ class Placer:
                 placed.append(replace(person, thumbnail=""))
         return placed, failed
 
-    def originals(self, links: OriginalLinks, copies: Sequence[WantedCopy]) -> dict[UUID, Failure]:
-        """Link the originals of copies whose rows are committed, and take away links at former paths."""
+    def originals(
+        self, links: OriginalLinks, copies: Sequence[WantedCopy]
+    ) -> tuple[list[WantedCopy], dict[UUID, Failure]]:
+        """Link the originals of copies whose rows are committed, and take away links at former paths.
+
+        Returns the copies that got a link now, and failures by source id.
+        """
+        linked: list[WantedCopy] = []
         failed: dict[UUID, Failure] = {}
         for copy in copies:
             source = copy.source
@@ -85,10 +91,13 @@ class Placer:
                 if source.copy_original not in {None, copy.path}:
                     links.unlink(str(source.copy_original))
                 if not links.directory and source.original is not None:
-                    self.metrics.files.labels(how=links.link(copy.path, source.original)).inc()
+                    how = links.link(copy.path, source.original)
+                    self.metrics.files.labels(how=how).inc()
+                    if how == "symlink":
+                        linked.append(copy)
             except FileProblemError as problem:
                 failed[source.id] = Failure(problem.kind, str(problem))
-        return failed
+        return linked, failed
 
     def _targets(self, job: Job, source: Source, files: Sequence[SourceFile]) -> list[str]:
         try:

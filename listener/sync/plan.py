@@ -154,7 +154,8 @@ def sort(sources: Sequence[Source], job: Job) -> Sorted:
             if _belongs(source, job):
                 lists["remove"].append(source)
         elif source.skipped == REMOVED_BY_TARGET:
-            continue
+            if source.begun:
+                lists["remove"].append(source)
         elif source.double_id is not None:
             lists["skip"].append(source)
         else:

@@ -17,14 +17,14 @@ from uuid import UUID
 
 import psycopg
 
-from listener.database import Connection, query, uuids, writing
+from listener.database import Connection, fetch, query, uuids, writing
 from listener.immich.api import Features
 from listener.immich.catalog import Catalog
 from listener.immich.layout import Layout, RefusedPathError
 from listener.ops import logs
 from listener.ops.metrics import Metrics
 from listener.settings import Job
-from listener.sync.assets import Rows, TooSlowError, Written
+from listener.sync.assets import Rows, TooSlowError, WantedCopy, Written
 from listener.sync.files import FileProblemError, LinkMode, OriginalLinks, remove_files
 from listener.sync.placing import Failure, Placer
 from listener.sync.plan import Planner, Sorted, Source, batch_params, by_source, job_params, sort
@@ -122,25 +122,25 @@ class Reconciler:
         failed: dict[UUID, Failure],
         work: Callable[[Sequence[UUID]], Awaitable[None]],
     ) -> None:
-        failure = Failure("lock", "the database was busy")
-        for _ in range(_ATTEMPTS):
+        for attempt in range(1, _ATTEMPTS + 1):
             try:
                 await work(ids)
             except _AGAIN as error:
-                failure = Failure("lock", f"the database was busy: {_words(error)}")
+                if attempt == _ATTEMPTS:
+                    failed |= dict.fromkeys(ids, Failure("lock", f"the database is busy: {_words(error)}"))
+                    return
             except (psycopg.Error, TooSlowError) as error:
                 if connection.closed or connection.broken:
                     raise
-                failure = Failure("database", f"the database refused the copy: {_words(error)}")
-                break
+                if len(ids) == 1:
+                    failed[ids[0]] = Failure("database", f"the database refused the copy: {_words(error)}")
+                    return
+                middle = len(ids) // 2
+                await self._halving(connection, ids[:middle], failed, work)
+                await self._halving(connection, ids[middle:], failed, work)
+                return
             else:
                 return
-        if len(ids) == 1:
-            failed[ids[0]] = failure
-            return
-        middle = len(ids) // 2
-        await self._halving(connection, ids[:middle], failed, work)
-        await self._halving(connection, ids[middle:], failed, work)
 
     async def _assets(self, connection: Connection, job: Job, ids: Sequence[UUID], outcome: Outcome) -> None:
         sources = await self.planner.sources(connection, job, ids, self.features, self.ml_wait)
@@ -158,13 +158,24 @@ class Reconciler:
             await self._copy(connection, job, links, todo.copy, outcome)
 
     async def _people(self, connection: Connection, job: Job, ids: Sequence[UUID], outcome: Outcome) -> None:
-        people = await self.rows.people.mirrored(connection, job, ids, self.layout)
+        await self._settle_people(connection, job, set(ids), outcome)
+
+    async def _settle_people(
+        self,
+        connection: Connection,
+        job: Job,
+        ids: set[UUID],
+        outcome: Outcome,
+        held: frozenset[UUID] = frozenset(),
+    ) -> None:
+        """Mend the mirrors among these people, and remove those that no face needs. ``held``: see without_faces."""
+        people = await self.rows.people.mirrored(connection, job, list(ids), self.layout) if ids else []
         if people:
             placed, failed = await asyncio.to_thread(self.placer.people, people)
             outcome.failed_people |= failed
             async with writing(connection, job.target_user_id):
                 await self.rows.people.write(connection, job, [], placed)
-        await self._drop_empty(connection, job, people=set(ids), held=set())
+        await self._drop_empty(connection, job, people=ids, held=held)
 
     async def _copy(
         self, connection: Connection, job: Job, links: OriginalLinks, sources: Sequence[Source], outcome: Outcome
@@ -188,10 +199,39 @@ class Reconciler:
             written = await self.rows.write(
                 connection, job, copies, people, album=album, own_sidecars=not links.directory
             )
-            outcome.failed |= await asyncio.to_thread(self.placer.originals, links, written.copies)
+            linked, failed = await asyncio.to_thread(self.placer.originals, links, written.copies)
+            outcome.failed |= failed
             await asyncio.to_thread(self.placer.strays, job, written)
             self._count(written, outcome)
-        await self._drop_empty(connection, job, people={person.target_id for person in people}, held=held)
+            gone = await self._deleted_meanwhile(connection, links, copies, written.copies, linked)
+            if gone:
+                await self._assets(connection, job, gone, outcome)
+        # Those who lost a face may have lost their feature face, or their last one.
+        written_people = {person.target_id for person in people}
+        await self._drop_empty(connection, job, people=written_people, held=frozenset())
+        await self._settle_people(connection, job, held - written_people, outcome, held=frozenset(held))
+
+    async def _deleted_meanwhile(
+        self,
+        connection: Connection,
+        links: OriginalLinks,
+        copies: Sequence[WantedCopy],
+        written: Sequence[WantedCopy],
+        linked: Sequence[WantedCopy],
+    ) -> list[UUID]:
+        """Return the sources of copies that their user deleted while the batch was in hand.
+
+        The link of one that was deleted just before it was made is taken back: whoever looked after the deletion
+        may have found nothing to remove yet.
+        """
+        left_out = {copy.source.id for copy in copies} - {copy.source.id for copy in written}
+        if linked:
+            targets = uuids(copy.source.target_id for copy in linked)
+            there = {row[0] for row in await fetch(connection, query("rows", "there"), {"targets": targets})}
+            gone = [copy for copy in linked if copy.source.target_id not in there]
+            await asyncio.to_thread(lambda: [links.unlink(copy.path) for copy in gone])
+            left_out |= {copy.source.id for copy in gone}
+        return list(left_out)
 
     def _count(self, written: Written, outcome: Outcome) -> None:
         for table, count in written.rows.items():
@@ -218,7 +258,7 @@ class Reconciler:
         removed = await remove(connection, job, sources, self.layout, links, self.rows.extras)
         outcome.removed += len(removed.sources)
         outcome.failed |= {id_: Failure("remove", reason) for id_, reason in removed.failed.items()}
-        await self._drop_empty(connection, job, people=set(), held=held)
+        await self._settle_people(connection, job, held, outcome, held=frozenset(held))
 
     async def _respect(
         self, connection: Connection, job: Job, links: OriginalLinks, sources: Sequence[Source], outcome: Outcome
@@ -254,7 +294,7 @@ class Reconciler:
         )
         await connection.execute(query("removal", "unskip"), {**job_params(job), **batch_params(todo.unskip)})
 
-    async def _drop_empty(self, connection: Connection, job: Job, *, people: set[UUID], held: set[UUID]) -> None:
+    async def _drop_empty(self, connection: Connection, job: Job, *, people: set[UUID], held: frozenset[UUID]) -> None:
         """Remove mirrored people without a face: first the thumbnail, then the row."""
         if not people and not held:
             return
@@ -275,7 +315,14 @@ class Reconciler:
                 failed.add(person_id)
         await self.rows.people.drop(connection, job, [person_id for person_id, _ in empty if person_id not in failed])
 
-    async def _record(self, connection: Connection, job: Job, failed: dict[UUID, Failure]) -> None:
+    async def _record(self, connection: Connection, job: Job, outcome_failed: dict[UUID, Failure]) -> None:
+        """Record failures with their reasons; a busy database is none, and is only tried again."""
+        failed = {id_: failure for id_, failure in outcome_failed.items() if failure.kind != "lock"}
+        if len(failed) < len(outcome_failed):
+            self.metrics.failures.labels(job=job.name, reason="lock").inc(len(outcome_failed) - len(failed))
+            self.limited.warning("the database is busy: photos are tried again", job=job.name)
+        if not failed:
+            return
         await connection.execute(
             query("rows", "failed"),
             {"job": job.name, "sources": uuids(failed), "reasons": [failure.text for failure in failed.values()]},

@@ -3,6 +3,9 @@
 -- moment must not be made again by an upsert.
 SELECT id FROM asset WHERE id = ANY(%(made)s::uuid[]) FOR NO KEY UPDATE
 
+-- name: there
+SELECT id FROM asset WHERE id = ANY(%(targets)s::uuid[])
+
 -- name: unwanted
 -- Sources whose copy was made, or was made and deleted by its user, since the batch was planned.
 SELECT batch.source_id
@@ -45,6 +48,29 @@ WHERE {ours}
 ON CONFLICT ({key}) DO UPDATE SET {changes}
 WHERE {differs}
 
+-- name: upsert_exif
+-- Metadata, and in the same statement the note of what is written: both see the source at one moment. Noted a
+-- moment later, a value that the source changed meanwhile would look like the target user's own for ever.
+WITH batch AS (
+    SELECT * FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
+), noted AS (
+    -- A value of the target user's own keeps its old note.
+    INSERT INTO public._face_sync_base AS base (target_asset_id, exif)
+    SELECT batch.target_id, {noted}
+    FROM batch
+    JOIN asset_exif AS source ON source."assetId" = batch.source_id
+    LEFT JOIN asset_exif AS mine ON mine."assetId" = batch.target_id
+    LEFT JOIN public._face_sync_base AS before ON before.target_asset_id = batch.target_id
+    ON CONFLICT (target_asset_id) DO UPDATE SET exif = excluded.exif
+    WHERE base.exif IS DISTINCT FROM excluded.exif
+)
+INSERT INTO asset_exif AS mine ({columns})
+SELECT {values}
+FROM batch
+JOIN asset_exif AS source ON source."assetId" = batch.source_id
+ON CONFLICT ({key}) DO UPDATE SET {changes}
+WHERE {differs}
+
 -- name: delete_children
 -- Rows of copies whose source has none any more.
 DELETE FROM {table} AS mine
@@ -71,10 +97,10 @@ USING unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, targe
 WHERE mine."assetId" = batch.target_id
   AND {ours}
   AND NOT EXISTS (SELECT FROM asset_file AS source WHERE source."assetId" = batch.source_id AND {same})
-RETURNING mine.path
 
 -- name: named_files
--- What the rows of these copies name now: a file that was just placed may have lost its row meanwhile.
+-- What the rows of these copies name: asked before and after they are written, it tells which files no row names
+-- any more. A file that was just placed may have lost its row meanwhile, too.
 SELECT path FROM asset_file WHERE "assetId" = ANY(%(targets)s::uuid[])
 
 -- name: finish
@@ -92,25 +118,22 @@ FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target
 JOIN asset AS copy ON copy.id = batch.target_id
 ON CONFLICT DO NOTHING
 
--- name: note_base
--- What we wrote: a value that differs from it later is the target user's. One of theirs keeps its old note.
-INSERT INTO public._face_sync_base AS base (target_asset_id, exif, edits)
-SELECT batch.target_id, {noted_exif}, {noted_edits}
-FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
-JOIN asset_exif AS source ON source."assetId" = batch.source_id
-JOIN asset_exif AS mine ON mine."assetId" = batch.target_id
-LEFT JOIN public._face_sync_base AS before ON before.target_asset_id = batch.target_id
-ON CONFLICT (target_asset_id) DO UPDATE SET exif = excluded.exif, edits = excluded.edits
-WHERE (base.exif, base.edits) IS DISTINCT FROM (excluded.exif, excluded.edits)
-
--- name: noted_edits
-CASE WHEN batch.target_id = ANY(%(own_edits)s::uuid[]) THEN coalesce(before.edits, '[]') ELSE coalesce((
-    SELECT jsonb_agg(jsonb_build_object('action', edit.action, 'parameters', edit.parameters) ORDER BY edit.sequence)
-    FROM asset_edit AS edit WHERE edit."assetId" = batch.source_id), '[]') END
+-- name: note_edits
+-- The edits of copies as we have just written them: those that differ from it later are the target user's.
+-- Read from the copies, whose source may have other edits by now. One with own edits keeps its old note.
+UPDATE public._face_sync_base AS base SET edits = written.edits
+FROM (
+    SELECT batch.target_id, coalesce((
+        SELECT jsonb_agg(jsonb_build_object('action', edit.action, 'parameters', edit.parameters) ORDER BY edit.sequence)
+        FROM asset_edit AS edit WHERE edit."assetId" = batch.target_id), '[]') AS edits
+    FROM unnest(%(targets)s::uuid[]) AS batch(target_id)
+) AS written
+WHERE base.target_asset_id = written.target_id
+  AND NOT base.target_asset_id = ANY(%(own_edits)s::uuid[])
+  AND base.edits IS DISTINCT FROM written.edits
 
 -- name: noted_value
-{name}, CASE WHEN mine.{column} IS DISTINCT FROM source.{column} THEN before.exif->{name}
-             ELSE coalesce(to_jsonb(source.{column}), 'null') END
+{name}, CASE WHEN {own} THEN before.exif->{name} ELSE coalesce(to_jsonb(source.{column}), 'null') END
 
 -- name: own_value
 -- Has the target user given this column of a copy their own value (Immich 2.4+)? Immich locks a changed column

@@ -40,4 +40,6 @@ $do$
 -- name: serialise
 -- One writer at a time for each target user: two batches that share a person would otherwise deadlock, or
 -- one would drop a person that the other is just giving a face.
-SELECT pg_advisory_xact_lock(%(lock_class)s, hashtext(%(target_user)s::text))
+-- From then on no lock is waited for longer than a moment: where Immich and we wait for each other, it must be
+-- us who give way, before PostgreSQL looks for a deadlock (after a second) and ends Immich's statement.
+SELECT pg_advisory_xact_lock(%(lock_class)s, hashtext(%(target_user)s::text)), set_config('lock_timeout', '200ms', true)
