@@ -103,7 +103,7 @@ def test_hardlinks_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def refuse(*_: object) -> None:
         raise OSError(18, "Invalid cross-device link")
 
-    monkeypatch.setattr(checking.os, "link", refuse)
+    monkeypatch.setattr("os.link", refuse)
     found = checking._hardlinks(tmp_path)
     assert found.state == "warning"
     assert "Invalid cross-device link" in found.text

@@ -42,7 +42,7 @@ def delete_copy(house: House, photo: Photo) -> None:
         "DELETE FROM asset WHERE id = (SELECT target_asset_id FROM _face_sync_asset_map WHERE source_asset_id = %s)",
         photo.id,
     )
-    eventually(lambda: house.query("SELECT FROM _face_sync_skipped WHERE source_asset_id = %s", photo.id))
+    eventually(lambda: house.query("SELECT 1 FROM _face_sync_skipped WHERE source_asset_id = %s", photo.id))
 
 
 def test_a_copy_that_its_user_deleted_comes_back_when_asked_for(carol: PhotoHouse) -> None:
@@ -121,7 +121,7 @@ def test_status_tells_how_each_job_stands(carol: PhotoHouse) -> None:
     with house.running():
         eventually(lambda: len(copies(house, photos)) == 2)
         delete_copy(house, photos[2])
-        eventually(lambda: house.query("SELECT FROM _face_sync_failure"))
+        eventually(lambda: house.query("SELECT 1 FROM _face_sync_failure"))
         done = house.command("status", "--json")
         found = json.loads(done.stdout)
         assert (done.returncode, found["ok"], found["listening"], found["triggers"]) == (0, True, True, True)
@@ -158,6 +158,18 @@ def test_a_file_name_cannot_forge_a_line(carol: PhotoHouse) -> None:
     assert len(lines) == 2
     assert len(lines[1].split("\t")) == 6
     assert "\x1b" not in lines[1]
+
+
+def test_at_a_terminal_it_is_a_table(carol: PhotoHouse) -> None:
+    house = replace(carol.house, extra={**carol.house.extra, "FORCE_COLOR": "1", "COLUMNS": "200"})
+    (photo,) = carol.add(1)
+    house.query("UPDATE asset SET \"originalFileName\" = '[red]rose.jpg' WHERE id = %s", photo.id)
+    house.query(
+        "INSERT INTO _face_sync_failure (job, source_asset_id, reason) VALUES ('photos', %s, 'a reason')", photo.id
+    )
+    shown = house.command("failures", "list").stdout
+    assert "┃" in shown
+    assert f"│ {photo.id} │ [red]rose.jpg │ photos │ a reason │" in shown
 
 
 def test_many_photos_at_once_are_told_in_several_notifications(carol: PhotoHouse) -> None:

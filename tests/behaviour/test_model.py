@@ -271,6 +271,7 @@ class Neighbours(RuleBasedStateMachine):
     def hour(self, acts: list[Act]) -> None:
         """Some clicks in a row, while the listener follows."""
         for who, (what, how), pick in acts:
+            self.check_people(self.own[who])
             if getattr(self, what)(who, pick, how):
                 type(self).actions += 1
 
@@ -286,6 +287,13 @@ class Neighbours(RuleBasedStateMachine):
         for who, own in self.own.items():
             self.check_own_photos(own)
             self.check_copies(who, own)
+
+    def check_people(self, own: Own) -> None:
+        """Nobody but its user takes a person of theirs away; Immich 2.0 drops those whom a detection left faceless."""
+        there = {row[self.person_id] for row in own.actor.people()}
+        lost = [person for person in own.people if person not in there]
+        assert not lost or self.home.release < (2, 1), f"people of a user's own were lost: {lost}"
+        own.people = [person for person in own.people if person in there]
 
     def check_own_photos(self, own: Own) -> None:
         rows = own.actor.rows.where("asset", ownerId=own.actor.user_id)
@@ -375,7 +383,7 @@ def live(
 
 @pytest.mark.timeout(900)
 def test_random_lives(new_immich: Callable[[str], ImmichDatabase], tmp_path_factory: pytest.TempPathFactory) -> None:
-    live(10, 1000, new_immich, tmp_path_factory)
+    live(20, 1000, new_immich, tmp_path_factory)
 
 
 @pytest.mark.soak
@@ -383,4 +391,4 @@ def test_random_lives(new_immich: Callable[[str], ImmichDatabase], tmp_path_fact
 def test_very_many_random_lives(
     new_immich: Callable[[str], ImmichDatabase], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    live(200, 20000, new_immich, tmp_path_factory)
+    live(400, 20000, new_immich, tmp_path_factory)
