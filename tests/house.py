@@ -6,6 +6,7 @@ its HTTP side, and ``verify``.
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -124,6 +125,10 @@ class House:
         with psycopg.connect(self.immich.conninfo, autocommit=True) as connection:
             cursor = connection.execute(text.encode(), params)
             return cursor.fetchall() if cursor.description else []
+
+    def sweep(self) -> None:
+        """Let the listener look through everything now, as it does by itself from time to time."""
+        self.query("SELECT pg_notify('immich_shared_library', %s)", json.dumps({"v": 1, "kind": "sweep"}))
 
     @property
     def source(self) -> UUID:

@@ -1,4 +1,4 @@
-"""The whole first path: a real Immich's writes, the triggers, the listener as a process, finished copies."""
+"""The whole path: a real Immich's writes, the triggers, the listener as a process, finished copies."""
 
 from pathlib import Path
 
@@ -8,9 +8,6 @@ from listener.standin.player import Player
 from tests.conftest import ImmichDatabase, Roots
 from tests.house import House, share
 
-UPLOADED = ("start", "upload photos", "upload live photo", "upload video", "external library scan")
-LEAVING = ("two trashed", "one restored", "one deleted for good", "moved to the locked folder")
-
 
 @pytest.fixture
 def house(immich: ImmichDatabase, roots: Roots, player: Player, tmp_path: Path) -> House:
@@ -19,11 +16,21 @@ def house(immich: ImmichDatabase, roots: Roots, player: Player, tmp_path: Path) 
     return made
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("immich", ["2.7.5", "3.0.3"], indirect=True)
-def test_after_each_step_the_judge_finds_nothing(house: House, player: Player) -> None:
+def test_after_each_of_the_32_steps_the_judge_finds_nothing(house: House, player: Player) -> None:
+    assert len(player.steps) == 32
+    copies = {}
     with house.running():
         for step in player.steps:
             player.play_step(step)
-            if step in UPLOADED or step in LEAVING:
-                report = house.settled()
-    assert report.copies == 29
+            if step == "thumbnails regenerated":
+                # Immich writes nothing but text that it read again, where there is no trigger: the sweep's work.
+                house.sweep()
+            copies[step] = house.settled().copies
+    assert copies["external library scan"] == 31
+    assert copies["two trashed"] == 29
+    assert copies["one restored"] == 30
+    assert copies["moved to the locked folder"] == 29
+    assert copies["external file vanished"] == 28
+    assert copies["forced face detection of everybody"] == 29
