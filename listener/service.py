@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from uuid import UUID
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -48,6 +49,8 @@ class Service:
         self._reconciler: Reconciler | None = None
         self._served = False
         self._mine: set[str] = set()
+        # A source and its copy are two keys, and people are shared: one batch at a time for each target user.
+        self._alone: defaultdict[UUID, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waiting: dict[str, Counter[str]] = {}
         self._layout = Layout(settings.media_root, settings.external_root)
         self._pool: AsyncConnectionPool[Connection] = pool(settings.conninfo, settings.workers + 1)
@@ -242,17 +245,22 @@ class Service:
         if reconciler is None:
             return set(batch.keys)
         self._gauge()
-        assets, people = batch.ids("asset"), batch.ids("person")
         async with self._pool.connection() as connection:
             for job in self._jobs():
-                if assets:
-                    outcome = await reconciler.assets(connection, job, assets)
-                    self._count(job, batch, outcome, len(assets))
-                    failed |= {Key("asset", id_) for id_ in outcome.failed}
-                    failed |= {Key("person", id_) for id_ in outcome.failed_people}
-                if people:
-                    outcome = await reconciler.people(connection, job, people)
-                    failed |= {Key("person", id_) for id_ in outcome.failed_people}
+                async with self._alone[job.target_user_id]:
+                    failed |= await self._reconcile_job(reconciler, connection, job, batch)
+        return failed
+
+    async def _reconcile_job(self, reconciler: Reconciler, connection: Connection, job: Job, batch: Batch) -> set[Key]:
+        failed: set[Key] = set()
+        if assets := batch.ids("asset"):
+            outcome = await reconciler.assets(connection, job, assets)
+            self._count(job, batch, outcome, len(assets))
+            failed |= {Key("asset", id_) for id_ in outcome.failed}
+            failed |= {Key("person", id_) for id_ in outcome.failed_people}
+        if people := batch.ids("person"):
+            outcome = await reconciler.people(connection, job, people)
+            failed |= {Key("person", id_) for id_ in outcome.failed_people}
         return failed
 
     def _count(self, job: Job, batch: Batch, outcome: Outcome, keys: int) -> None:

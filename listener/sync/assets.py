@@ -18,8 +18,8 @@ from listener.immich.layout import path_checksum
 from listener.settings import Job
 from listener.sync.extras import Extras
 from listener.sync.people import People, Person
-from listener.sync.plan import Source, batch_params, job_params
-from listener.sync.rules import ASSET, LOCKABLE, child_statements, file_rule, parts
+from listener.sync.plan import Source, batch_params, job_params, own_edits_of
+from listener.sync.rules import LOCKABLE, asset_rule, child_statements, file_rule, parts
 
 # pg_temp.ahead() stamps three seconds ahead; half a second is left for the commit.
 TRANSACTION_SECONDS = 2.5
@@ -55,6 +55,7 @@ class WantedCopy:
 class Rows:
     """The writing statements for one catalog: ``(table, statement)`` in the order of writing."""
 
+    hold: bytes
     assets: bytes
     children: tuple[tuple[str, bytes, bytes], ...]
     delete_files: bytes
@@ -66,10 +67,11 @@ class Rows:
     @classmethod
     def compose(cls, catalog: Catalog) -> "Rows":
         """Compose the statements from what this Immich has."""
-        asset = parts(catalog, "asset", ASSET)
+        asset = parts(catalog, "asset", asset_rule(catalog))
         rule = file_rule(catalog)
         file = parts(catalog, "asset_file", rule)
         return cls(
+            hold=statement("rows", "hold", own_edits=own_edits_of(catalog)),
             assets=statement(
                 "rows",
                 "upsert_assets",
@@ -111,11 +113,31 @@ class Rows:
         """
         async with writing(connection, job.target_user_id):
             started = time.monotonic()
-            copies = await _still_wanted(connection, job, copies)
+            copies = await self._still_wanted(connection, job, copies)
             written = await self._write(connection, job, copies, people, album, own_sidecars=own_sidecars)
             if time.monotonic() - started > TRANSACTION_SECONDS:
                 raise TooSlowError(f"writing {len(copies)} copies took over {TRANSACTION_SECONDS} s")
         return written
+
+    async def _still_wanted(self, connection: Connection, job: Job, copies: Sequence[WantedCopy]) -> list[WantedCopy]:
+        """Leave out copies of which the plan is no longer true: they are planned anew.
+
+        Their user has deleted them since, or edited them, or another batch has made them.
+        """
+        made = [copy.source.target_id for copy in copies if copy.source.made]
+        fresh = [copy.source.id for copy in copies if not copy.source.made]
+        params = {**job_params(job), "made": uuids(made), "fresh": uuids(fresh)}
+        there: dict[UUID, bool] = dict(await fetch(connection, self.hold, params)) if made else {}
+        unwanted = {row[0] for row in await fetch(connection, query("rows", "unwanted"), params)} if fresh else set()
+        return [
+            copy
+            for copy in copies
+            if (
+                there.get(copy.source.target_id) == copy.source.own_edits
+                if copy.source.made
+                else copy.source.id not in unwanted
+            )
+        ]
 
     async def _write(
         self,
@@ -137,7 +159,6 @@ class Rows:
             "own_sidecars": own_sidecars,
             "lockable": list(LOCKABLE),
             "own_edits": uuids(source.target_id for source in sources if source.own_edits),
-            "own_dates": uuids(source.target_id for source in sources if source.own_date),
             "originals": [copy.path for copy in copies],
             "checksums": [path_checksum(copy.path) for copy in copies],
             "modified": [_to_millisecond(copy.modified_ns) for copy in copies],
@@ -168,20 +189,6 @@ class Rows:
             frozenset(row[0] for row in await before.fetchall()),
             frozenset(row[0] for row in await named.fetchall()) | {copy.encoded or "" for copy in copies},
         )
-
-
-async def _still_wanted(connection: Connection, job: Job, copies: Sequence[WantedCopy]) -> list[WantedCopy]:
-    """Leave out copies that their user deleted since the batch was planned, or that another batch has made."""
-    made = [copy.source.target_id for copy in copies if copy.source.made]
-    fresh = [copy.source.id for copy in copies if not copy.source.made]
-    params = {**job_params(job), "made": uuids(made), "fresh": uuids(fresh)}
-    there = {row[0] for row in await fetch(connection, query("rows", "hold"), params)} if made else set()
-    unwanted = {row[0] for row in await fetch(connection, query("rows", "unwanted"), params)} if fresh else set()
-    return [
-        copy
-        for copy in copies
-        if (copy.source.target_id in there if copy.source.made else copy.source.id not in unwanted)
-    ]
 
 
 @dataclass(frozen=True, slots=True)

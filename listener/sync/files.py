@@ -38,7 +38,8 @@ class FileProblemError(Exception):
 class FileTask:
     """One generated file to be placed.
 
-    shared: one inode with the source's file, else an own copy. once: whatever is there already stays.
+    shared: one inode with the source's file, else an own copy. once: whatever is there already stays,
+    unless it is the source's file itself.
     """
 
     source: str
@@ -51,7 +52,7 @@ def place(task: FileTask, layout: Layout, mode: LinkMode) -> How:
     """Make the target file what the source file is. Raises FileProblemError."""
     try:
         source, target = layout.inside_media(task.source), layout.inside_media(task.target)
-        if task.once and target.exists():
+        if task.once and target.exists() and not (source.exists() and target.samefile(source)):
             return "unchanged"
         stat = source.stat()
         if task.shared and mode != "copy":
@@ -156,6 +157,10 @@ class OriginalLinks:
         real = os.path.realpath(target_prefix)
         self.directory = real != own
         self.leads_to_source = self.directory and (real + "/").startswith(os.path.realpath(source_prefix) + "/")
+
+    def holds(self, path: str) -> bool:
+        """Tell whether a path is below the target prefix."""
+        return path.startswith(self._prefix + "/")
 
     def modified_ns(self, original: str) -> int:
         """Return the modification time of a source's original in ns. Raises FileProblemError."""

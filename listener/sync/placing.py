@@ -88,7 +88,8 @@ class Placer:
         for copy in copies:
             source = copy.source
             try:
-                if source.copy_original not in {None, copy.path}:
+                # A former path below another prefix, as another sidecar left it, is not this job's to clean.
+                if source.copy_original not in {None, copy.path} and links.holds(str(source.copy_original)):
                     links.unlink(str(source.copy_original))
                 if not links.directory and source.original is not None:
                     how = links.link(copy.path, source.original)

@@ -25,7 +25,7 @@ class Source:
     in_scope: it is this job's by its place, whether or not it may be shared. waiting: what Immich has not done
     yet, None when the asset is ready. made: the copy's row is there. mapped: it was made once. begun: files of it
     may be there. encoded: the source's encodedVideoPath (up to 2.5).
-    skipped: why it was not made so far. own_edits, own_date: its user has edited the copy's picture, or its date.
+    skipped: why it was not made so far. own_edits: its user has edited the copy's picture.
     double_id, double_reason: the target's own photo that a new copy would double.
     """
 
@@ -42,7 +42,6 @@ class Source:
     encoded: str | None
     skipped: str | None
     own_edits: bool
-    own_date: bool
     double_id: UUID | None
     double_reason: str | None
 
@@ -70,8 +69,7 @@ class Planner:
         """Compose the statements from what this Immich has."""
         ocr = query("plan", "ocr_missing") if catalog.has("asset_job_status", "ocrAt") else sql.SQL("false")
         encoded = sql.SQL('source."encodedVideoPath"' if catalog.has("asset", "encodedVideoPath") else "NULL")
-        own_edits = query("plan", "own_edits") if catalog.has("asset_edit") else sql.SQL("false")
-        own_date = query("plan", "own_date") if catalog.has("asset_exif", "lockedProperties") else sql.SQL("false")
+        own_edits = own_edits_of(catalog)
         edited = sql.SQL('file."isEdited"' if catalog.has("asset_file", "isEdited") else "false")
         return cls(
             statement(
@@ -80,7 +78,6 @@ class Planner:
                 ocr_missing=ocr,
                 encoded_video=encoded,
                 own_edits=own_edits,
-                own_date=own_date,
             ),
             statement("plan", "files", is_edited=edited),
         )
@@ -111,6 +108,11 @@ class Planner:
         """Read the generated files of these sources."""
         rows = await fetch(connection, self.files_query, batch_params(sources))
         return [SourceFile(*row) for row in rows]
+
+
+def own_edits_of(catalog: Catalog) -> sql.SQL:
+    """Return the expression that tells whether the user of a ``copy`` has edited its picture (2.5+)."""
+    return query("plan", "own_edits") if catalog.has("asset_edit") else sql.SQL("false")
 
 
 def job_params(job: Job) -> dict[str, object]:

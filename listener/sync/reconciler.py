@@ -26,6 +26,7 @@ from listener.ops.metrics import Metrics
 from listener.settings import Job
 from listener.sync.assets import Rows, TooSlowError, WantedCopy, Written
 from listener.sync.files import FileProblemError, LinkMode, OriginalLinks, remove_files
+from listener.sync.people import Person
 from listener.sync.placing import Failure, Placer
 from listener.sync.plan import Planner, Sorted, Source, batch_params, by_source, job_params, sort
 from listener.sync.removal import remove, remove_all_files
@@ -39,7 +40,10 @@ _ATTEMPTS = 3
 
 @dataclass(slots=True)
 class Outcome:
-    """What one batch did. ``failed`` has source ids, or person ids; they are to be tried again later."""
+    """What one batch did. ``failed`` has source ids, or person ids; they are to be tried again later.
+
+    changed: sources whose copies their users deleted or edited while the batch was in hand.
+    """
 
     made: list[UUID] = field(default_factory=list)
     kept: int = 0
@@ -47,6 +51,7 @@ class Outcome:
     waiting: Counter[str] = field(default_factory=Counter)
     failed: dict[UUID, Failure] = field(default_factory=dict)
     failed_people: dict[UUID, Failure] = field(default_factory=dict)
+    changed: set[UUID] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,12 @@ class Reconciler:
         batch is to be tried again.
         """
         outcome = Outcome()
-        await self._halving(connection, ids, outcome.failed, lambda some: self._assets(connection, job, some, outcome))
+        work = lambda some: self._assets(connection, job, some, outcome)  # noqa: E731 - twice the same
+        await self._halving(connection, ids, outcome.failed, work)
+        if outcome.changed:
+            changed, outcome.changed = list(outcome.changed), set()
+            await self._halving(connection, changed, outcome.failed, work)
+            outcome.failed |= dict.fromkeys(outcome.changed, Failure("lock", "its copy changed again and again"))
         if outcome.failed:
             await self._record(connection, job, outcome.failed)
         return outcome
@@ -175,7 +185,7 @@ class Reconciler:
             outcome.failed_people |= failed
             async with writing(connection, job.target_user_id):
                 await self.rows.people.write(connection, job, [], placed)
-        await self._drop_empty(connection, job, people=ids, held=held)
+        await self._drop_empty(connection, job, people=ids, held=held | _with_thumbnail(people))
 
     async def _copy(
         self, connection: Connection, job: Job, links: OriginalLinks, sources: Sequence[Source], outcome: Outcome
@@ -203,23 +213,21 @@ class Reconciler:
             outcome.failed |= failed
             await asyncio.to_thread(self.placer.strays, job, written)
             self._count(written, outcome)
-            gone = await self._deleted_meanwhile(connection, links, copies, written.copies, linked)
-            if gone:
-                await self._assets(connection, job, gone, outcome)
+            outcome.changed |= await self._changed_meanwhile(connection, links, copies, written.copies, linked)
         # Those who lost a face may have lost their feature face, or their last one.
         written_people = {person.target_id for person in people}
-        await self._drop_empty(connection, job, people=written_people, held=frozenset())
+        await self._drop_empty(connection, job, people=written_people, held=_with_thumbnail(people))
         await self._settle_people(connection, job, held - written_people, outcome, held=frozenset(held))
 
-    async def _deleted_meanwhile(
+    async def _changed_meanwhile(
         self,
         connection: Connection,
         links: OriginalLinks,
         copies: Sequence[WantedCopy],
         written: Sequence[WantedCopy],
         linked: Sequence[WantedCopy],
-    ) -> list[UUID]:
-        """Return the sources of copies that their user deleted while the batch was in hand.
+    ) -> set[UUID]:
+        """Return the sources of copies that their user deleted or edited while the batch was in hand.
 
         The link of one that was deleted just before it was made is taken back: whoever looked after the deletion
         may have found nothing to remove yet.
@@ -231,7 +239,7 @@ class Reconciler:
             gone = [copy for copy in linked if copy.source.target_id not in there]
             await asyncio.to_thread(lambda: [links.unlink(copy.path) for copy in gone])
             left_out |= {copy.source.id for copy in gone}
-        return list(left_out)
+        return left_out
 
     def _count(self, written: Written, outcome: Outcome) -> None:
         for table, count in written.rows.items():
@@ -332,6 +340,11 @@ class Reconciler:
             log.warning(
                 "photo could not be shared, it is tried again", asset=source_id, job=job.name, reason=failure.text
             )
+
+
+def _with_thumbnail(people: Sequence[Person]) -> frozenset[UUID]:
+    """Return those whose thumbnail was placed: if another batch dropped them meanwhile, the file is to go again."""
+    return frozenset(person.target_id for person in people if person.task is not None)
 
 
 def _words(error: Exception) -> str:

@@ -24,8 +24,6 @@ _OURS_TO_EDIT: LiteralString = "NOT batch.target_id = ANY(%(own_edits)s::uuid[])
 LOCKABLE = ("dateTimeOriginal", "description", "latitude", "longitude", "rating", "tags", "timeZone")
 # Columns that follow from those: the place's names from its coordinates.
 _DERIVED: Mapping[str, str] = {"city": "latitude", "state": "latitude", "country": "latitude"}
-# Does the asset's exif row hold a date that is not the one we wrote? Replaced where there are no locks.
-_OWN_DATE: LiteralString = "mine.id = ANY(%(own_dates)s::uuid[])"
 # Stamped by Immich's own triggers at every UPDATE; at INSERT the default is right.
 _STAMPED = frozenset({"updatedAt"})
 
@@ -49,7 +47,7 @@ class Rule:
     ours: LiteralString = "TRUE"
 
 
-ASSET = Rule(
+_ASSET = Rule(
     key=("id",),
     values={
         "id": "batch.target_id",
@@ -91,11 +89,6 @@ ASSET = Rule(
         # Up to 2.3: where the target's own edits of the copy are kept, beside its link.
         "sidecarPath": """CASE WHEN %(own_sidecars)s AND mine."sidecarPath" = mine."originalPath" || '.xmp'
                                THEN mine."sidecarPath" END""",
-        # The target user's own date of the copy moves it in their timeline.
-        **{
-            column: f"""CASE WHEN {_OWN_DATE} THEN mine."{column}" ELSE excluded."{column}" END"""
-            for column in ("fileCreatedAt", "localDateTime")
-        },
         # The picture is the target user's own once they have edited the copy (2.5+).
         **{
             column: f'CASE WHEN mine.id = ANY(%(own_edits)s::uuid[]) THEN mine."{column}" ELSE excluded."{column}" END'
@@ -103,6 +96,22 @@ ASSET = Rule(
         },
     },
 )
+
+
+def asset_rule(catalog: Catalog) -> Rule:
+    """Return the rule of asset: from 2.4 on, the target user's own date of a copy moves it in their timeline.
+
+    Asked at the moment of writing: a date that they gave while the batch was under way must not be lost.
+    """
+    if not catalog.has("asset_exif", "lockedProperties"):
+        return _ASSET
+    own = query("rows", "own_date").format(own=_own_value("dateTimeOriginal"))
+    dates: dict[str, LiteralString | sql.Composed] = {
+        column: query("rows", "unless_own").format(own=own, column=sql.Identifier(column))
+        for column in ("fileCreatedAt", "localDateTime")
+    }
+    return replace(_ASSET, mend={**_ASSET.mend, **dates})
+
 
 _EXIF = Rule(
     values={

@@ -25,7 +25,7 @@ class GeneratedFile:
 
     ``rule`` opens the names of the rules: ``file`` or ``person.thumbnail``. ``shared`` tells whether both may
     be one inode: Immich rewrites edited files and person thumbnails of the target in place, which would reach
-    the source through a shared inode.
+    the source through a shared inode. ``own``: what it shows is the target user's to choose.
     """
 
     rule: str
@@ -36,6 +36,7 @@ class GeneratedFile:
     source: str
     copy: str
     shared: bool
+    own: bool = False
 
     def differs(self, kind: str, detail: str) -> Difference:
         """Return a difference of this file."""
@@ -85,7 +86,7 @@ def compare_files(files: Sequence[GeneratedFile]) -> Iterator[Difference]:
                 linked.add(_place(file, copy))
             else:
                 yield file.differs("inode", f"is the same file as the source's {file.source}")
-        elif not filecmp.cmp(file.source, file.copy, shallow=False):
+        elif not file.own and not filecmp.cmp(file.source, file.copy, shallow=False):
             yield file.differs("content", f"has other bytes than the source's {file.source}")
         elif file.shared and source.st_dev == copy.st_dev:
             own.append((file, _place(file, copy)))

@@ -60,7 +60,7 @@ class _PeopleJudge:
             "job_source_users": [job.source_user_id for job in jobs],
             "job_target_users": [job.target_user_id for job in jobs],
         }
-        groups = snapshot.face_person == "personGroupId"
+        self._groups = groups = snapshot.face_person == "personGroupId"
         self._parts: dict[str, sql.Composable] = {
             "face_person": sql.Identifier(snapshot.face_person),
             "person_id": sql.Identifier("personGroupId" if groups else "id"),
@@ -116,6 +116,8 @@ class _PeopleJudge:
                         source=source_file,
                         copy=file,
                         shared=False,
+                        # From 3.2 on the feature photo is each user's own, also among the copied faces.
+                        own=self._groups,
                     )
                 )
         found += [

@@ -34,11 +34,20 @@ WHERE map.source_person_id = survivor.source_person_id AND map.target_user_id = 
 -- The people that copied faces of these assets need: the source's, with the person who stands for each at the
 -- target. That is the target's own person where the source's is but a mirror of them, or where the target user
 -- merged the mirror into one of theirs: such a person is not ours to write.
+-- Nobody is needed for a face that the target user gave to somebody else.
+WITH named AS (
+    SELECT face.{face_person} AS person_id, bool_or(NOT {own}) AS needed
+    FROM unnest(%(sources)s::uuid[]) AS batch(source_id)
+    JOIN asset_face AS face ON face."assetId" = batch.source_id AND face."deletedAt" IS NULL
+    LEFT JOIN public._face_sync_face_map AS copied ON copied.source_face_id = face.id AND copied.target_user_id = %(target_user)s
+    LEFT JOIN asset_face AS mine ON mine.id = copied.target_face_id
+    WHERE face.{face_person} IS NOT NULL
+    GROUP BY face.{face_person}
+)
 SELECT DISTINCT person.{person_id}, {mirror_id}, person."thumbnailPath",
-       back.source_person_id IS NOT NULL OR coalesce(map.adopted, false)
-FROM unnest(%(sources)s::uuid[]) AS batch(source_id)
-JOIN asset_face AS face ON face."assetId" = batch.source_id AND face."deletedAt" IS NULL
-JOIN person ON person.{person_id} = face.{face_person} AND person."ownerId" = %(source_user)s
+       back.source_person_id IS NOT NULL OR coalesce(map.adopted, false), {stands}, named.needed
+FROM named
+JOIN person ON person.{person_id} = named.person_id AND person."ownerId" = %(source_user)s
 LEFT JOIN public._face_sync_person_map AS map
        ON map.source_person_id = person.{person_id} AND map.target_user_id = %(target_user)s
 LEFT JOIN public._face_sync_person_map AS back
@@ -48,7 +57,7 @@ LEFT JOIN public._face_sync_person_map AS back
 
 -- name: people_by_id
 -- The same for people named by key, of the source or mirrored: only those whose mirror is ours.
-SELECT DISTINCT person.{person_id}, {mirror_id}, person."thumbnailPath", false
+SELECT DISTINCT person.{person_id}, {mirror_id}, person."thumbnailPath", false, {stands}, true
 FROM public._face_sync_person_map AS map
 JOIN person ON person.{person_id} = map.source_person_id AND person."ownerId" = %(source_user)s
 LEFT JOIN public._face_sync_person_map AS back
@@ -60,6 +69,25 @@ WHERE map.target_user_id = %(target_user)s
   AND NOT map.adopted
   AND back.source_person_id IS NULL
   AND (map.source_person_id = ANY(%(ids)s::uuid[]) OR map.target_person_id = ANY(%(ids)s::uuid[]))
+
+-- name: own_choice
+-- Has the target user given the copied face to somebody else than we did?
+coalesce(mine.{face_person} <> copied.target_person_id, mine.{face_person} IS NOT NULL)
+
+-- name: feature_stands
+-- From 3.2 a person's feature photo is each user's own, with its thumbnail, as long as it is a face of that person:
+-- not a copied one whose source has since become somebody else's.
+EXISTS (
+    SELECT FROM person AS mine
+    JOIN asset_face AS feature
+      ON feature.id = mine."faceAssetId" AND feature."deletedAt" IS NULL AND feature."personGroupId" = mine."personGroupId"
+    LEFT JOIN public._face_sync_face_map AS copied
+           ON copied.target_face_id = feature.id AND copied.target_person_id = feature."personGroupId"
+    LEFT JOIN asset_face AS original ON original.id = copied.source_face_id
+    WHERE mine."ownerId" = %(target_user)s
+      AND mine."personGroupId" = {mirror_id}
+      AND (copied.target_face_id IS NULL
+           OR (original."personGroupId" = person."personGroupId" AND original."deletedAt" IS NULL)))
 
 -- name: held_people
 -- The mirrored people that these copies hold now: those that lose their last face must go.
@@ -125,32 +153,30 @@ WITH batch AS (
     SELECT * FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
 ), people AS (
     SELECT * FROM unnest(%(person_sources)s::uuid[], %(person_targets)s::uuid[], %(person_thumbnails)s::text[],
-                         %(person_theirs)s::boolean[]) AS people(source_id, target_id, thumbnail, theirs)
+                         %(person_theirs)s::boolean[], %(person_needed)s::boolean[])
+             AS people(source_id, target_id, thumbnail, theirs, needed)
 ), wanted AS (
-    SELECT coalesce(map.target_face_id, pg_temp.copy_id(face.id, %(target_user)s)) AS new_id,
-           batch.target_id AS new_asset, people.target_id AS new_person, face.*
+    SELECT coalesce(copied.target_face_id, pg_temp.copy_id(face.id, %(target_user)s)) AS new_id,
+           batch.target_id AS new_asset, people.target_id AS new_person, {own} AS given_away, face.*
     FROM batch
     JOIN asset_face AS face ON face."assetId" = batch.source_id
     LEFT JOIN people ON people.source_id = face.{face_person}
-    LEFT JOIN public._face_sync_face_map AS map ON map.source_face_id = face.id AND map.target_user_id = %(target_user)s
+    LEFT JOIN public._face_sync_face_map AS copied ON copied.source_face_id = face.id AND copied.target_user_id = %(target_user)s
+    LEFT JOIN asset_face AS mine ON mine.id = copied.target_face_id
     WHERE face."deletedAt" IS NULL
       AND (people.target_id IS NOT NULL OR (face.{face_person} IS NULL AND face."sourceType" <> 'machine-learning'))
 ), known AS (
     -- Every copied face of these people, those of other assets too: one of them is the feature face.
-    SELECT new_id AS face_id, new_person AS person_id, id AS source_face_id FROM wanted WHERE new_person IS NOT NULL
+    SELECT new_id AS face_id, new_person AS person_id, id AS source_face_id FROM wanted WHERE new_person IS NOT NULL AND NOT given_away
     UNION
-    SELECT map.target_face_id, map.target_person_id, map.source_face_id
-    FROM people JOIN public._face_sync_face_map AS map ON map.target_person_id = people.target_id
-    WHERE map.target_user_id = %(target_user)s AND NOT map.target_asset_id = ANY(%(targets)s::uuid[])
+    SELECT copied.target_face_id, copied.target_person_id, copied.source_face_id
+    FROM people
+    JOIN public._face_sync_face_map AS copied ON copied.target_person_id = people.target_id
+    JOIN asset_face AS mine ON mine.id = copied.target_face_id
+    WHERE copied.target_user_id = %(target_user)s AND NOT copied.target_asset_id = ANY(%(targets)s::uuid[])
+      AND NOT {own}
 ), featured AS (
-    SELECT people.target_id AS person_id,
-           coalesce(
-               (SELECT known.face_id FROM known WHERE known.person_id = people.target_id AND known.source_face_id = source."faceAssetId"),
-               (SELECT mine."faceAssetId" FROM person AS mine
-                JOIN known ON known.face_id = mine."faceAssetId" AND known.person_id = people.target_id
-                WHERE mine.{person_id} = people.target_id AND mine."ownerId" = %(target_user)s),
-               (SELECT min(known.face_id::text)::uuid FROM known WHERE known.person_id = people.target_id)
-           ) AS face_id
+    SELECT people.target_id AS person_id, {feature} AS face_id
     FROM people JOIN person AS source ON source.{person_id} = people.source_id AND source."ownerId" = %(source_user)s
 ), written_people AS (
     INSERT INTO person AS mine ({person_columns})
@@ -158,7 +184,16 @@ WITH batch AS (
     FROM people
     JOIN person AS source ON source.{person_id} = people.source_id AND source."ownerId" = %(source_user)s
     JOIN featured ON featured.person_id = people.target_id AND featured.face_id IS NOT NULL
-    WHERE NOT people.theirs
+    LEFT JOIN LATERAL (
+        -- From 3.2: who stood for them before the users' cluster groups became one, or two.
+        SELECT person.*
+        FROM person
+        WHERE person."ownerId" = %(target_user)s
+          AND person.{person_id} IN (people.source_id, pg_temp.copy_id(people.source_id, %(target_user)s))
+          AND person.{person_id} <> people.target_id
+        LIMIT 1
+    ) AS former ON true
+    WHERE people.needed AND NOT people.theirs
     ON CONFLICT ({person_key}) DO UPDATE SET {person_changes}
     WHERE {person_differs}
 ), noted AS (
@@ -172,6 +207,40 @@ INSERT INTO asset_face AS mine ({face_columns})
 SELECT {face_values} FROM wanted AS source
 ON CONFLICT (id) DO UPDATE SET {face_changes}
 WHERE {face_differs}
+
+-- name: feature_of_person
+-- Up to 3.1: the copy of the source's feature face, else what is there, else any.
+coalesce(
+    (SELECT known.face_id FROM known WHERE known.person_id = people.target_id AND known.source_face_id = source."faceAssetId"),
+    (SELECT mine."faceAssetId" FROM person AS mine
+     JOIN known ON known.face_id = mine."faceAssetId" AND known.person_id = people.target_id
+     WHERE mine.{person_id} = people.target_id AND mine."ownerId" = %(target_user)s),
+    (SELECT min(known.face_id::text)::uuid FROM known WHERE known.person_id = people.target_id))
+
+-- name: feature_of_group
+-- From 3.2: what the target user has, a face on a photo of their own too, else as up to 3.1.
+coalesce(
+    (SELECT mine."faceAssetId" FROM person AS mine
+     JOIN asset_face AS face ON face.id = mine."faceAssetId"
+     WHERE mine.{person_id} = people.target_id AND mine."ownerId" = %(target_user)s
+       AND (EXISTS (SELECT FROM known WHERE known.face_id = face.id AND known.person_id = people.target_id)
+            OR (face.{face_person} = people.target_id
+                AND NOT EXISTS (SELECT FROM public._face_sync_face_map AS copied
+                                WHERE copied.target_face_id = face.id AND copied.target_person_id = people.target_id)))),
+    (SELECT known.face_id FROM known WHERE known.person_id = people.target_id AND known.source_face_id = source."faceAssetId"),
+    (SELECT min(known.face_id::text)::uuid FROM known WHERE known.person_id = people.target_id))
+
+-- name: delete_face_search
+-- Embeddings that a copied face should not have: its source has none, or speaks for both users in a shared group.
+-- Immich gives them to faces without one when it is forced to detect again.
+DELETE FROM face_search AS mine
+USING public._face_sync_face_map AS copied
+JOIN asset_face AS face ON face.id = copied.target_face_id
+JOIN asset_face AS source_face ON source_face.id = copied.source_face_id
+WHERE mine."faceId" = copied.target_face_id
+  AND copied.target_asset_id = ANY(%(targets)s::uuid[])
+  AND face.{face_person} IS NOT DISTINCT FROM copied.target_person_id
+  AND NOT (({votes}) AND EXISTS (SELECT FROM face_search AS source WHERE source."faceId" = source_face.id))
 
 -- name: upsert_face_search
 -- Embeddings of copied faces, so that the target's own uploads match the mirrored people.
@@ -232,17 +301,22 @@ coalesce(back.source_person_id, map.target_person_id, pg_temp.copy_id(person.id,
 CASE WHEN (SELECT "clusterGroupId" FROM "user" WHERE id = %(source_user)s)
         = (SELECT "clusterGroupId" FROM "user" WHERE id = %(target_user)s)
      THEN person."personGroupId"
-     ELSE coalesce(back.source_person_id, map.target_person_id, pg_temp.copy_id(person."personGroupId", %(target_user)s))
+          -- Who has left a cluster group shares its person groups no more.
+     ELSE coalesce(back.source_person_id, nullif(map.target_person_id, person."personGroupId"),
+                   pg_temp.copy_id(person."personGroupId", %(target_user)s))
 END
 
 -- name: person_groups
--- From 3.2, in different cluster groups: the group of each mirrored person, in the target's cluster group.
+-- From 3.2, in different cluster groups: the group of each mirrored person, in the target's cluster group. One that
+-- is there may have come along when its user joined another cluster group for a while.
 INSERT INTO person_group (id, "clusterGroupId")
 SELECT people.target_id, target."clusterGroupId"
-FROM unnest(%(person_sources)s::uuid[], %(person_targets)s::uuid[]) AS people(source_id, target_id)
+FROM unnest(%(person_sources)s::uuid[], %(person_targets)s::uuid[], %(person_theirs)s::boolean[],
+            %(person_needed)s::boolean[]) AS people(source_id, target_id, theirs, needed)
 CROSS JOIN "user" AS target
-WHERE target.id = %(target_user)s AND people.source_id <> people.target_id
-ON CONFLICT (id) DO NOTHING
+WHERE target.id = %(target_user)s AND people.source_id <> people.target_id AND people.needed AND NOT people.theirs
+ON CONFLICT (id) DO UPDATE SET "clusterGroupId" = excluded."clusterGroupId"
+WHERE person_group."clusterGroupId" <> excluded."clusterGroupId"
 
 -- name: votes_always
 true

@@ -120,7 +120,6 @@ SELECT closure.id,
        candidate.encoded,
        skipped.reason AS skipped,
        {own_edits} AS own_edits,
-       {own_date} AS own_date,
        candidate.double_id,
        candidate.double_reason
 FROM closure
@@ -161,12 +160,3 @@ ON CONFLICT (source_asset_id, target_user_id) DO NOTHING
 base.target_asset_id IS NOT NULL AND base.edits IS DISTINCT FROM coalesce((
     SELECT jsonb_agg(jsonb_build_object('action', edit.action, 'parameters', edit.parameters) ORDER BY edit.sequence)
     FROM asset_edit AS edit WHERE edit."assetId" = copy.id), '[]')
-
--- name: own_date
--- Has the target user given the copy a date of their own (Immich 2.4+)? Then it is not the one we wrote.
-EXISTS (
-    SELECT FROM asset_exif AS exif
-    WHERE exif."assetId" = copy.id
-      AND base.exif->'dateTimeOriginal' <> coalesce(to_jsonb(exif."dateTimeOriginal"), 'null')
-      AND ('dateTimeOriginal' = ANY(exif."lockedProperties")
-           OR EXISTS (SELECT FROM asset_file AS own WHERE own."assetId" = copy.id AND own.type = 'sidecar')))

@@ -1,7 +1,11 @@
 -- name: hold
 -- Copies that are still there, held until the end of the transaction: one that its user deletes at this very
--- moment must not be made again by an upsert.
-SELECT id FROM asset WHERE id = ANY(%(made)s::uuid[]) FOR NO KEY UPDATE
+-- moment must not be made again by an upsert. And whether its user has edited it by now.
+SELECT copy.id, {own_edits}
+FROM asset AS copy
+LEFT JOIN public._face_sync_base AS base ON base.target_asset_id = copy.id
+WHERE copy.id = ANY(%(made)s::uuid[])
+FOR NO KEY UPDATE OF copy
 
 -- name: there
 SELECT id FROM asset WHERE id = ANY(%(targets)s::uuid[])
@@ -144,6 +148,12 @@ WHERE base.target_asset_id = written.target_id
     SELECT FROM public._face_sync_base AS base
     WHERE base.target_asset_id = mine."assetId"
       AND base.exif->{name} <> coalesce(to_jsonb(mine.{column}), 'null')))
+
+-- name: own_date
+EXISTS (
+    SELECT FROM (SELECT mine.id) AS copy
+    JOIN asset_exif AS mine ON mine."assetId" = copy.id
+    WHERE {own})
 
 -- name: unless_own
 CASE WHEN {own} THEN mine.{column} ELSE excluded.{column} END

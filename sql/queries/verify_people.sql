@@ -6,16 +6,22 @@
 -- in one cluster group (`shared`) the source's own group; a source's person who is the mirror of a person of
 -- the target's own (`again`, jobs in both directions): that one; everybody else's mirror. What the target user
 -- merged a mirror into (`adopted`) is as good. `made` is the person that was made for it, NULL for `again`.
+-- Nobody is wanted only for faces that the target user gave to somebody else.
 WITH pair AS (
     SELECT *
     FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[], %(source_users)s::uuid[], %(target_users)s::uuid[])
         AS pair (source, target, source_user, target_user)
 ),
 needed AS (
-    SELECT DISTINCT face.{face_person} AS source_person, pair.source_user, pair.target_user
+    SELECT
+        face.{face_person} AS source_person, pair.source_user, pair.target_user,
+        bool_or(have.{face_person} IS NULL OR have.{face_person} IS NOT DISTINCT FROM map.target_person_id) AS wanted
     FROM pair
     JOIN asset_face AS face ON face."assetId" = pair.source AND face."deletedAt" IS NULL
     JOIN person ON person.{person_id} = face.{face_person} AND person."ownerId" = pair.source_user
+    LEFT JOIN _face_sync_face_map AS map ON map.source_face_id = face.id AND map.target_user_id = pair.target_user
+    LEFT JOIN asset_face AS have ON have.id = map.target_face_id
+    GROUP BY face.{face_person}, pair.source_user, pair.target_user
 ),
 mapped AS (
     SELECT
@@ -65,7 +71,7 @@ expected AS MATERIALIZED (
             WHERE person.{person_id} = ANY(accepted.ids) AND person."ownerId" = accepted.target_user
         ) AS there,
         -- Whose attributes a person has who stands for several is not to be told.
-        NOT adopted AND count(*) OVER (PARTITION BY made, target_user) = 1 AS follows
+        wanted AND NOT adopted AND count(*) OVER (PARTITION BY made, target_user) = 1 AS follows
     FROM accepted
 )
 
@@ -256,7 +262,7 @@ CROSS JOIN LATERAL (
         ),
         (
             'person.missing',
-            copy.{person_id} IS NULL AND (expected.shared OR NOT expected.again),
+            expected.wanted AND copy.{person_id} IS NULL AND (expected.shared OR NOT expected.again),
             'there is no person for it in the target''s library'
         ),
         (
@@ -375,6 +381,7 @@ WHERE (map.source_user_id, map.target_user_id) IN (
         WHERE expected.source_person = map.source_person_id
           AND expected.source_user = map.source_user_id
           AND expected.target_user = map.target_user_id
+          AND expected.wanted
     )
   AND NOT (mine.there AND coalesce((to_jsonb(map) ->> 'adopted')::boolean, false))
   AND NOT EXISTS (

@@ -52,3 +52,14 @@ def owner_of_face(actor: Actor, face: UUID) -> UUID:
     """Return whose photo a face is on."""
     owner: UUID = actor.asset(actor.rows.the("asset_face", id=face)["assetId"])["ownerId"]
     return owner
+
+
+def copy_for(actor: Actor, home: Home, source: UUID) -> UUID:
+    """Return an actor's copy of the other's photo."""
+    rows = home.house.query(
+        "SELECT target_asset_id FROM _face_sync_asset_map WHERE source_asset_id = %s AND target_user_id = %s",
+        source,
+        actor.user_id,
+    )
+    assert len(rows) == 1
+    return UUID(str(rows[0][0]))

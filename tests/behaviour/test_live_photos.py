@@ -13,7 +13,9 @@ def test_a_live_photo_is_shared_as_one_and_pairs_split_and_form(home: Home) -> N
     copy, moving = home.copied(still), home.copied(motion)
     assert bob.asset(copy)["livePhotoVideoId"] == moving
     assert bob.asset(moving)["visibility"] == "hidden"
-    assert Path(bob.asset(moving)["originalPath"]).read_bytes() == Path(alice.asset(motion)["originalPath"]).read_bytes()
+    assert (
+        Path(bob.asset(moving)["originalPath"]).read_bytes() == Path(alice.asset(motion)["originalPath"]).read_bytes()
+    )
 
     alice.unlink_live_photo(still)
     home.settled()

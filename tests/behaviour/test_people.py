@@ -8,7 +8,7 @@ import pytest
 
 from listener.standin.actor import Actor
 from tests.behaviour.conftest import Home
-from tests.behaviour.people import named_portrait, owner_of_face, portrait, seen, shown_on_copy, thumbnail
+from tests.behaviour.people import copy_for, named_portrait, owner_of_face, portrait, seen, shown_on_copy, thumbnail
 
 
 @pytest.mark.releases(until="3.1.0")
@@ -36,7 +36,7 @@ def test_point_1_name_birth_date_hidden_colour_and_thumbnail_follow_and_favourit
     assert not alice.person(person)["isFavorite"]
 
     # Another feature photo: Immich writes the thumbnail anew, in place.
-    _, other, _ = portrait(alice, "other.jpg", person)
+    second, other, _ = portrait(alice, "other.jpg", person)
     before = thumbnail(bob, mirror).read_bytes()
     alice.set_feature_photo(person, other)
     home.settled()
@@ -47,6 +47,11 @@ def test_point_1_name_birth_date_hidden_colour_and_thumbnail_follow_and_favourit
     of_alice, of_bob = thumbnail(alice, person), thumbnail(bob, mirror)
     assert of_bob.read_bytes() == of_alice.read_bytes() != before
     assert not of_bob.samefile(of_alice)
+
+    # Its photo goes from bob's library: another face of hers there stands for her.
+    alice.trash(second)
+    home.settled()
+    assert bob.person(mirror)["faceAssetId"] == home.face_of(face)
 
 
 def test_point_1_people_who_are_merged_reassigned_and_deleted_at_the_source(home: Home) -> None:
@@ -120,7 +125,7 @@ def test_point_1_with_jobs_in_both_directions_a_person_is_one(new_home: Callable
     mine, _, aunt = named_portrait(bob, "Aunt")
     home.settled()
     assert _seen_by(alice, home, back) == {"Grace"}
-    assert {face["person"] for face in alice.faces_of(_copy_for(alice, home, back))} == {person}
+    assert {face["person"] for face in alice.faces_of(copy_for(alice, home, back))} == {person}
     assert _seen_by(alice, home, mine) == {"Aunt"}
     assert sorted(row["name"] for row in alice.people()) == sorted(row["name"] for row in bob.people())
     assert len(alice.people()) == len(bob.people()) == 2
@@ -141,15 +146,5 @@ def test_point_1_with_jobs_in_both_directions_a_person_is_one(new_home: Callable
     assert thumbnail(alice, person).exists()
 
 
-def _copy_for(actor: Actor, home: Home, source: UUID) -> UUID:
-    rows = home.house.query(
-        "SELECT target_asset_id FROM _face_sync_asset_map WHERE source_asset_id = %s AND target_user_id = %s",
-        source,
-        actor.user_id,
-    )
-    assert len(rows) == 1
-    return UUID(str(rows[0][0]))
-
-
 def _seen_by(actor: Actor, home: Home, source: UUID) -> set[str]:
-    return {name for _, name in seen(actor, _copy_for(actor, home, source))}
+    return {name for _, name in seen(actor, copy_for(actor, home, source))}

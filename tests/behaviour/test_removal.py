@@ -13,7 +13,7 @@ from tests.conftest import eventually
 
 def sweep(home: Home) -> None:
     """Let the listener look through everything, as it does by itself from time to time."""
-    home.house.query("SELECT pg_notify('immich_shared_library', '{\"v\":1,\"kind\":\"sweep\",\"at\":0}')")
+    home.house.query('SELECT pg_notify(\'immich_shared_library\', \'{"v":1,"kind":"sweep","at":0}\')')
 
 
 class Traces:
@@ -73,9 +73,9 @@ def test_a_copy_goes_when_its_source_is_deleted_trashed_locked_moved_or_vanishes
         trace.assert_gone(source_files=asset != deleted)
     assert bob.album_assets(album) == set()
     assert not home.house.query("SELECT 1 FROM stack")
-    assert not home.house.query(
-        "SELECT 1 FROM person WHERE \"ownerId\" = %s", bob.user_id
-    ), "people whose faces are all gone"
+    assert not home.house.query('SELECT 1 FROM person WHERE "ownerId" = %s', bob.user_id), (
+        "people whose faces are all gone"
+    )
     kept = home.copied(by_name["kept.jpg"])
     assert bob.assets() == [kept]
     assert outside.exists(), "the original was never ours to touch"
@@ -105,7 +105,7 @@ def test_a_copy_goes_with_its_source_user(home: Home) -> None:
     traces = [Traces(home, first), Traces(home, second)]
     bob.remove_user(alice.user_id, finish=False)
     sweep(home)
-    eventually(lambda: bob.assets() == [own], describe=lambda: bob.assets())
+    eventually(lambda: bob.assets() == [own], describe=bob.assets)
     for trace in traces:
         trace.assert_gone()
     bob.restore_user(alice.user_id)
@@ -113,7 +113,7 @@ def test_a_copy_goes_with_its_source_user(home: Home) -> None:
     home.settled()
     assert {home.copied(first), home.copied(second)} == {trace.copy for trace in traces}
     bob.remove_user(alice.user_id)
-    eventually(lambda: bob.assets() == [own], describe=lambda: bob.assets())
+    eventually(lambda: bob.assets() == [own], describe=bob.assets)
     for trace in traces:
         trace.assert_gone(source_files=False)
     assert not home.house.query('SELECT 1 FROM person WHERE "ownerId" = %s', bob.user_id)

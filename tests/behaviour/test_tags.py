@@ -65,7 +65,8 @@ def test_tags_are_found_through_their_parents(home: Home) -> None:
     alice, bob = home.alice, home.bob
     home.stop()
     home.house.query(
-        "CREATE TABLE IF NOT EXISTS tag_closure (id_ancestor uuid NOT NULL REFERENCES tag ON DELETE CASCADE ON UPDATE CASCADE,"
+        "CREATE TABLE IF NOT EXISTS tag_closure ("
+        "id_ancestor uuid NOT NULL REFERENCES tag ON DELETE CASCADE ON UPDATE CASCADE,"
         " id_descendant uuid NOT NULL REFERENCES tag ON DELETE CASCADE ON UPDATE CASCADE,"
         " PRIMARY KEY (id_ancestor, id_descendant))"
     )
@@ -76,8 +77,8 @@ def test_tags_are_found_through_their_parents(home: Home) -> None:
     copy = home.copied(photo)
     names = bob.rows.names
     found = home.house.query(
-        f"SELECT tag_asset.\"{names['tag_asset']}\" FROM tag JOIN tag_closure ON tag_closure.id_ancestor = tag.id"  # noqa: S608
-        f" JOIN tag_asset ON tag_asset.\"{names['tag_tag']}\" = tag_closure.id_descendant"
+        f'SELECT tag_asset."{names["tag_asset"]}" FROM tag JOIN tag_closure ON tag_closure.id_ancestor = tag.id'  # noqa: S608
+        f' JOIN tag_asset ON tag_asset."{names["tag_tag"]}" = tag_closure.id_descendant'
         ' WHERE tag."userId" = %s AND tag.value = %s',
         bob.user_id,
         "trip",
