@@ -207,7 +207,13 @@ SELECT batch.source_id, %(target_user)s, copy."isFavorite", copy.visibility::tex
        ARRAY(SELECT entry.{album_asset_album} FROM album_asset AS entry WHERE entry.{album_asset_asset} = copy.id),
        (SELECT stack.id FROM stack WHERE stack.id = copy."stackId"
         AND NOT EXISTS (SELECT FROM public._face_sync_stack_map AS ours WHERE ours.target_stack_id = stack.id)),
-       EXISTS (SELECT FROM stack WHERE stack."primaryAssetId" = copy.id)
+       -- Not a member that is the cover only since another one went.
+       EXISTS (
+           SELECT FROM stack
+           WHERE stack."primaryAssetId" = copy.id
+             AND NOT EXISTS (
+                 SELECT FROM public._face_sync_kept AS gone
+                 WHERE gone.stack_id = stack.id AND gone.was_cover AND gone.source_asset_id <> batch.source_id))
 FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
 JOIN asset AS copy ON copy.id = batch.target_id AND copy.status = 'active'
 WHERE EXISTS (SELECT FROM asset AS source WHERE source.id = batch.source_id)
