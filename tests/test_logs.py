@@ -24,6 +24,8 @@ def _quiet_afterwards() -> Iterator[None]:
 
 def written(format: Literal["text", "json"], *secrets: str, level: str = "INFO") -> io.StringIO:  # noqa: A002
     stream = io.StringIO()
+    # Not into pytest's own handlers: what is forged here would be forged into its report.
+    logging.getLogger().handlers.clear()
     logs.setup(level, format, secrets=secrets, stream=stream)
     return stream
 
