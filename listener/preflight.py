@@ -77,7 +77,7 @@ async def job_problems(connection: Connection, found: catalog.Catalog, job: Job,
     )
     source_known, target_known, library_owner, exclusions = rows[0]
     problems = []
-    if not source_known:
+    if not source_known and not await _has_copies(connection, found, job):
         problems.append(f"job {job.name!r}: source_user_id {job.source_user_id} is no user of this Immich: correct it")
     if not target_known:
         problems.append(f"job {job.name!r}: target_user_id {job.target_user_id} is no user of this Immich: correct it")
@@ -96,6 +96,14 @@ async def job_problems(connection: Connection, found: catalog.Catalog, job: Job,
     return problems
 
 
+async def _has_copies(connection: Connection, found: catalog.Catalog, job: Job) -> bool:
+    """Tell whether there are copies of this source user's photos: then they were a user of this Immich once."""
+    if not found.has("_face_sync_asset_map"):
+        return False
+    rows = await fetch(connection, query("preflight", "copies_of"), {"source_user": job.source_user_id})
+    return bool(rows[0][0])
+
+
 def _original_problems(job: Job, found: catalog.Catalog, layout: Layout) -> list[str]:
     where = f"job {job.name!r}: target_path_prefix {job.target_path_prefix!r} leads through a symlink"
     match way(job, layout):
@@ -110,7 +118,7 @@ def _original_problems(job: Job, found: catalog.Catalog, layout: Layout) -> list
 
 def way(job: Job, layout: Layout) -> Way:
     """Tell how the copies of a job lead to their originals, as the folders are now."""
-    if not OriginalLinks(layout, job.source_path_prefix, job.target_path_prefix).directory:
+    if not OriginalLinks(layout, job.target_path_prefix).directory:
         return "links"
     # A folder within the source's would give every copy the path of another photo, or of none.
     same = os.path.realpath(job.target_path_prefix) == os.path.realpath(job.source_path_prefix)

@@ -163,8 +163,8 @@ def unnoted_double(share: Share) -> None:
 def keep(share: Share, source: UUID | None = None) -> None:
     share.insert(
         "_face_sync_kept",
-        source_asset_id=source or share.plain, target_user_id=share.target_user, is_favorite=True,
-        visibility="archive", album_ids=[],
+        source_asset_id=source or share.plain, target_user_id=share.target_user, target_asset_id=uuid4(),
+        is_favorite=True, visibility="archive", album_ids=[],
     )  # fmt: skip
 
 

@@ -149,14 +149,13 @@ class OriginalLinks:
     ``directory`` is then true, and no link is ever made or taken away.
     """
 
-    def __init__(self, layout: Layout, source_prefix: str, target_prefix: str) -> None:
+    def __init__(self, layout: Layout, target_prefix: str) -> None:
         self._layout = layout
         self._prefix = target_prefix
         root = str(layout.external_root)
         own = os.path.realpath(root) + target_prefix.removeprefix(root)
         real = os.path.realpath(target_prefix)
         self.directory = real != own
-        self.leads_to_source = self.directory and (real + "/").startswith(os.path.realpath(source_prefix) + "/")
 
     def holds(self, path: str) -> bool:
         """Tell whether a path is below the target prefix."""

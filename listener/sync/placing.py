@@ -130,6 +130,14 @@ class Placer:
             except FileProblemError as problem:
                 log.warning("a file that no row names could not be removed", asset=copy.source.id, reason=str(problem))
 
+    def take_back(self, links: OriginalLinks, copies: Sequence[WantedCopy]) -> None:
+        """Remove the links of copies whose rows are gone."""
+        for copy in copies:
+            try:
+                links.unlink(copy.path)
+            except FileProblemError as problem:
+                log.warning("a link of a deleted copy could not be removed", asset=copy.source.id, reason=str(problem))
+
     def _copy(self, job: Job, links: OriginalLinks, source: Source, files: Sequence[SourceFile]) -> WantedCopy:
         path = self.layout.copy_original(job, str(source.original))
         modified_ns = links.modified_ns(str(source.original))

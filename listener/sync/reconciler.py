@@ -94,7 +94,7 @@ class Reconciler:
 
     def links(self, job: Job) -> OriginalLinks:
         """Return how the originals of this job's copies are linked."""
-        return OriginalLinks(self.layout, job.source_path_prefix, job.target_path_prefix)
+        return OriginalLinks(self.layout, job.target_path_prefix)
 
     async def assets(self, connection: Connection, job: Job, ids: Sequence[UUID]) -> Outcome:
         """Bring the copies that these asset ids lead to, sources or copies, to what they should be.
@@ -118,7 +118,10 @@ class Reconciler:
         """Bring the mirrors of these people to what they should be; those that no face needs go."""
         outcome = Outcome()
         await self._halving(
-            connection, ids, outcome.failed_people, lambda some: self._people(connection, job, some, outcome)
+            connection,
+            ids,
+            outcome.failed_people,
+            lambda some: self._settle_people(connection, job, set(some), outcome),
         )
         for person_id, failure in outcome.failed_people.items():
             self.metrics.failures.labels(job=job.name, reason=failure.kind).inc()
@@ -139,11 +142,11 @@ class Reconciler:
                 if attempt == _ATTEMPTS:
                     failed |= dict.fromkeys(ids, Failure("lock", f"the database is busy: {_words(error)}"))
                     return
-            except (psycopg.Error, TooSlowError) as error:
+            except (psycopg.Error, TooSlowError, FileProblemError, OSError) as error:
                 if connection.closed or connection.broken:
                     raise
                 if len(ids) == 1:
-                    failed[ids[0]] = Failure("database", f"the database refused the copy: {_words(error)}")
+                    failed[ids[0]] = _failure(error)
                     return
                 middle = len(ids) // 2
                 await self._halving(connection, ids[:middle], failed, work)
@@ -166,9 +169,6 @@ class Reconciler:
             await self._skip(connection, job, todo)
         if todo.copy:
             await self._copy(connection, job, links, todo.copy, outcome)
-
-    async def _people(self, connection: Connection, job: Job, ids: Sequence[UUID], outcome: Outcome) -> None:
-        await self._settle_people(connection, job, set(ids), outcome)
 
     async def _settle_people(
         self,
@@ -237,7 +237,7 @@ class Reconciler:
             targets = uuids(copy.source.target_id for copy in linked)
             there = {row[0] for row in await fetch(connection, query("rows", "there"), {"targets": targets})}
             gone = [copy for copy in linked if copy.source.target_id not in there]
-            await asyncio.to_thread(lambda: [links.unlink(copy.path) for copy in gone])
+            await asyncio.to_thread(self.placer.take_back, links, gone)
             left_out |= {copy.source.id for copy in gone}
         return left_out
 
@@ -345,6 +345,16 @@ class Reconciler:
 def _with_thumbnail(people: Sequence[Person]) -> frozenset[UUID]:
     """Return those whose thumbnail was placed: if another batch dropped them meanwhile, the file is to go again."""
     return frozenset(person.target_id for person in people if person.task is not None)
+
+
+def _failure(error: psycopg.Error | TooSlowError | FileProblemError | OSError) -> Failure:
+    match error:
+        case FileProblemError():
+            return Failure(error.kind, str(error))
+        case OSError():
+            return Failure("os", f"a file could not be handled: {error}")
+        case _:
+            return Failure("database", f"the database refused the copy: {_words(error)}")
 
 
 def _words(error: Exception) -> str:

@@ -110,6 +110,7 @@ CREATE TABLE IF NOT EXISTS public._face_sync_album_map (
 CREATE TABLE IF NOT EXISTS public._face_sync_kept (
   source_asset_id uuid NOT NULL,
   target_user_id uuid NOT NULL,
+  target_asset_id uuid NOT NULL,
   is_favorite boolean NOT NULL,
   visibility text NOT NULL,
   album_ids uuid[] NOT NULL,

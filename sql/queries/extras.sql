@@ -202,8 +202,8 @@ SELECT EXISTS (
 -- name: keep
 -- What the target user had done with copies that go now, for the day their sources come back.
 INSERT INTO public._face_sync_kept AS kept
-    (source_asset_id, target_user_id, is_favorite, visibility, album_ids, stack_id, was_cover)
-SELECT batch.source_id, %(target_user)s, copy."isFavorite", copy.visibility::text,
+    (source_asset_id, target_user_id, target_asset_id, is_favorite, visibility, album_ids, stack_id, was_cover)
+SELECT batch.source_id, %(target_user)s, copy.id, copy."isFavorite", copy.visibility::text,
        ARRAY(SELECT entry.{album_asset_album} FROM album_asset AS entry WHERE entry.{album_asset_asset} = copy.id),
        (SELECT stack.id FROM stack WHERE stack.id = copy."stackId"
         AND NOT EXISTS (SELECT FROM public._face_sync_stack_map AS ours WHERE ours.target_stack_id = stack.id)),
@@ -218,7 +218,7 @@ FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target
 JOIN asset AS copy ON copy.id = batch.target_id AND copy.status = 'active'
 WHERE EXISTS (SELECT FROM asset AS source WHERE source.id = batch.source_id)
 ON CONFLICT (source_asset_id, target_user_id) DO UPDATE
-SET is_favorite = excluded.is_favorite, visibility = excluded.visibility,
+SET target_asset_id = excluded.target_asset_id, is_favorite = excluded.is_favorite, visibility = excluded.visibility,
     album_ids = excluded.album_ids, stack_id = excluded.stack_id, was_cover = excluded.was_cover
 
 -- name: give_back_albums

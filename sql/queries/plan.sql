@@ -99,7 +99,8 @@ WITH named AS (
     WHERE source."ownerId" IS NOT DISTINCT FROM %(source_user)s
 )
 SELECT closure.id,
-       coalesce(map.target_asset_id, pg_temp.copy_id(closure.id, %(target_user)s)) AS target_id,
+       -- The id that the copy has, or had before its source went, or that a new one gets at every try.
+       coalesce(map.target_asset_id, kept.target_asset_id, pg_temp.copy_id(closure.id, %(target_user)s)) AS target_id,
        candidate.original,
        -- A motion part is shared only with a still that is shared, and once that still is ready.
        coalesce(candidate.in_scope AND candidate.qualifies, false)
@@ -129,6 +130,8 @@ LEFT JOIN public._face_sync_asset_map AS map
       AND map.source_user_id IS NOT DISTINCT FROM %(source_user)s
 LEFT JOIN public._face_sync_intent AS intent
        ON intent.source_asset_id = closure.id AND intent.target_user_id = %(target_user)s
+LEFT JOIN public._face_sync_kept AS kept
+       ON kept.source_asset_id = closure.id AND kept.target_user_id = %(target_user)s
 LEFT JOIN public._face_sync_skipped AS skipped
        ON skipped.source_asset_id = closure.id AND skipped.target_user_id = %(target_user)s
 LEFT JOIN asset AS copy ON copy.id = map.target_asset_id AND copy."ownerId" IS NOT DISTINCT FROM %(target_user)s

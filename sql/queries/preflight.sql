@@ -1,6 +1,7 @@
 -- name: job
--- Are the users, and the target's library, there and as the job says?
-SELECT EXISTS (SELECT FROM "user" WHERE id = %(source_user)s AND "deletedAt" IS NULL),
+-- Are the users, and the target's library, there and as the job says? A source user who was removed is no
+-- mistake of the configuration: their copies go.
+SELECT EXISTS (SELECT FROM "user" WHERE id = %(source_user)s),
        EXISTS (SELECT FROM "user" WHERE id = %(target_user)s AND "deletedAt" IS NULL),
        (SELECT "ownerId" FROM library WHERE id = %(library)s AND "deletedAt" IS NULL),
        (SELECT "exclusionPatterns" FROM library WHERE id = %(library)s)
@@ -8,6 +9,9 @@ SELECT EXISTS (SELECT FROM "user" WHERE id = %(source_user)s AND "deletedAt" IS 
 -- name: library
 -- What a scan of the target's library would look at.
 SELECT "importPaths", "exclusionPatterns" FROM library WHERE id = %(library)s AND "deletedAt" IS NULL
+
+-- name: copies_of
+SELECT EXISTS (SELECT FROM public._face_sync_asset_map WHERE source_user_id = %(source_user)s)
 
 -- name: any_tables
 -- A database in which the listener never ran has no copies.

@@ -29,7 +29,7 @@ WITH kept AS (
 ), albums AS (
     DELETE FROM public._face_sync_album_map AS note
     WHERE NOT EXISTS (SELECT FROM asset WHERE asset.id = note.target_asset_id)
-      AND NOT EXISTS (SELECT FROM public._face_sync_kept AS kept WHERE note.target_asset_id = pg_temp.copy_id(kept.source_asset_id, kept.target_user_id))
+      AND NOT EXISTS (SELECT FROM public._face_sync_kept AS kept WHERE kept.target_asset_id = note.target_asset_id)
 ), failures AS (
     DELETE FROM public._face_sync_failure AS note WHERE NOT EXISTS (SELECT FROM asset WHERE asset.id = note.source_asset_id)
 )

@@ -295,6 +295,6 @@ def test_another_sidecars_copies_are_adopted_and_mended(other: OtherSidecar, *, 
     assert files_not_ours(home) == before
     alice.restore(photo)
     home.settled()
-    assert home.copied(photo)
+    assert home.copied(photo) == copies[photo]
     assert home.copy_of(scanned[0]) is None
     assert files_not_ours(home) == before
