@@ -257,18 +257,28 @@ WHERE {differs}
 
 -- name: empty_people
 -- Mirrored people that no face on an asset of the target user needs any more. ``held`` are people that we wrote
--- into faces: a mirror that the map has no more may be among them. Never one who is the target's own.
+-- into faces: a mirror that the map has no more may be among them, but also a person of the target's own whom the
+-- source's person mirrors. So a mirror is known by the map, or by its id; where there is no person, by then only
+-- a file of theirs can be left. CASE: the ids are looked through for those without a face only.
 SELECT found.id, person."thumbnailPath"
 FROM unnest(%(people)s::uuid[]) AS found(id)
 LEFT JOIN person ON person.{person_id} = found.id AND person."ownerId" = %(target_user)s
-WHERE (found.id = ANY(%(held)s::uuid[]) OR EXISTS (
-          SELECT FROM public._face_sync_person_map AS map
-          WHERE map.target_person_id = found.id AND map.target_user_id = %(target_user)s))
+WHERE CASE
+          WHEN EXISTS (
+              SELECT FROM asset_face AS face JOIN asset ON asset.id = face."assetId"
+              WHERE face.{face_person} = found.id AND asset."ownerId" = %(target_user)s) THEN false
+          WHEN person."ownerId" IS NULL THEN true
+          ELSE EXISTS (
+                   SELECT FROM public._face_sync_person_map AS map
+                   WHERE map.target_person_id = found.id AND map.target_user_id = %(target_user)s)
+               OR EXISTS (
+                   SELECT FROM person AS source
+                   WHERE source."ownerId" = %(source_user)s
+                     AND (pg_temp.copy_id(source.{person_id}, %(target_user)s) = found.id
+                          -- From 3.2: the target's view of a group that both had shared.
+                          OR (source.{person_id} = found.id AND found.id = ANY(%(held)s::uuid[]))))
+      END
   AND {not_theirs}
-  AND NOT EXISTS (
-      SELECT FROM asset_face AS face JOIN asset ON asset.id = face."assetId"
-      WHERE face.{face_person} = found.id AND asset."ownerId" = %(target_user)s
-  )
 
 -- name: not_theirs
 NOT EXISTS (
