@@ -9,6 +9,7 @@ import pytest
 from listener.standin.actor import Actor
 from tests.behaviour.conftest import Home
 from tests.behaviour.people import copy_for, named_portrait, owner_of_face, portrait, seen, shown_on_copy, thumbnail
+from tests.conftest import eventually
 
 
 @pytest.mark.releases(until="3.1.0")
@@ -94,6 +95,7 @@ def test_point_1_a_mirror_that_the_target_merges_is_adopted(home: Home) -> None:
     assert mirror is not None
     file = thumbnail(bob, mirror)
     bob.merge_people(mine, mirror)
+    eventually(lambda: home.mirror_of(person) == mine, within=20, describe="the survivor is not adopted")
     alice.name_person(person, "Grace")
     another, *_ = portrait(alice, "two.jpg", person)
     home.settled()
