@@ -49,15 +49,6 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True)
-class Faceless:
-    """A mirrored person without a face. ``just_given``: the target user gave the faces away a moment ago."""
-
-    id: UUID
-    thumbnail: str | None
-    just_given: bool
-
-
-@dataclass(frozen=True, slots=True)
 class People:
     """The statements for one catalog."""
 
@@ -192,13 +183,13 @@ class People:
 
     async def without_faces(
         self, connection: Connection, job: Job, people: Collection[UUID], held: Collection[UUID]
-    ) -> list[Faceless]:
+    ) -> list[tuple[UUID, str | None]]:
         """Return those of these people, or of those we once wrote into faces, that no face needs any more.
 
-        Never a person of the target's own.
+        ``(id, thumbnail path)`` each; never a person of the target's own.
         """
         params = {**job_params(job), "people": uuids({*people, *held}), "held": uuids(held)}
-        return [Faceless(*row) for row in await fetch(connection, self.empty, params)]
+        return [(row[0], row[1]) for row in await fetch(connection, self.empty, params)]
 
     async def drop(self, connection: Connection, job: Job, people: Sequence[UUID]) -> None:
         """Delete those of these mirrored people that still have no face."""

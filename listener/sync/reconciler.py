@@ -125,13 +125,7 @@ class Reconciler:
         )
         for person_id, failure in outcome.failed_people.items():
             self.metrics.failures.labels(job=job.name, reason=failure.kind).inc()
-            level = log.debug if failure.kind == "lock" else log.warning
-            level(
-                "a person is not as they should be, it is tried again",
-                person=person_id,
-                job=job.name,
-                reason=failure.text,
-            )
+            log.warning("a person is not as they should be", person=person_id, job=job.name, reason=failure.text)
         return outcome
 
     async def _halving(
@@ -191,7 +185,7 @@ class Reconciler:
             outcome.failed_people |= failed
             async with writing(connection, job.target_user_id):
                 await self.rows.people.write(connection, job, [], placed)
-        await self._drop_empty(connection, job, outcome, people=ids, held=held | _with_thumbnail(people))
+        await self._drop_empty(connection, job, people=ids, held=held | _with_thumbnail(people))
 
     async def _copy(
         self, connection: Connection, job: Job, links: OriginalLinks, sources: Sequence[Source], outcome: Outcome
@@ -222,7 +216,7 @@ class Reconciler:
             outcome.changed |= await self._changed_meanwhile(connection, links, copies, written.copies, linked)
         # Those who lost a face may have lost their feature face, or their last one.
         written_people = {person.target_id for person in people}
-        await self._drop_empty(connection, job, outcome, people=written_people, held=_with_thumbnail(people))
+        await self._drop_empty(connection, job, people=written_people, held=_with_thumbnail(people))
         await self._settle_people(connection, job, held - written_people, outcome, held=frozenset(held))
 
     async def _changed_meanwhile(
@@ -308,26 +302,26 @@ class Reconciler:
         )
         await connection.execute(query("removal", "unskip"), {**job_params(job), **batch_params(todo.unskip)})
 
-    async def _drop_empty(
-        self, connection: Connection, job: Job, outcome: Outcome, *, people: set[UUID], held: frozenset[UUID]
-    ) -> None:
+    async def _drop_empty(self, connection: Connection, job: Job, *, people: set[UUID], held: frozenset[UUID]) -> None:
         """Remove mirrored people without a face: first the thumbnail, then the row."""
         if not people and not held:
             return
-        gone: list[UUID] = []
-        for person in await self.rows.people.without_faces(connection, job, people, held):
-            if person.just_given:
-                outcome.failed_people[person.id] = Failure("lock", "their faces were just given to somebody else")
-                continue
-            folders = (Path(self.layout.person_thumbnail(person.id, job.target_user_id, "")).parent,)
-            named = [person.thumbnail] if person.thumbnail else []
+        empty = await self.rows.people.without_faces(connection, job, people, held)
+        if not empty:
+            return
+        failed: set[UUID] = set()
+        for person_id, thumbnail in empty:
+            folders = (Path(self.layout.person_thumbnail(person_id, job.target_user_id, "")).parent,)
             try:
-                await asyncio.to_thread(remove_files, self.layout, folders, str(person.id), named)
-                gone.append(person.id)
+                await asyncio.to_thread(
+                    remove_files, self.layout, folders, str(person_id), [thumbnail] if thumbnail else []
+                )
             except FileProblemError as problem:
-                outcome.failed_people[person.id] = Failure(problem.kind, str(problem))
-        if gone:
-            await self.rows.people.drop(connection, job, gone)
+                log.warning(
+                    "a thumbnail of a person could not be removed", person=person_id, job=job.name, reason=str(problem)
+                )
+                failed.add(person_id)
+        await self.rows.people.drop(connection, job, [person_id for person_id, _ in empty if person_id not in failed])
 
     async def _record(self, connection: Connection, job: Job, outcome_failed: dict[UUID, Failure]) -> None:
         """Record failures with their reasons; a busy database is none, and is only tried again."""

@@ -260,20 +260,7 @@ WHERE {differs}
 -- into faces: a mirror that the map has no more may be among them, but also a person of the target's own whom the
 -- source's person mirrors. So a mirror is known by the map, or by its id; where there is no person, by then only
 -- a file of theirs can be left. CASE: the ids are looked through for those without a face only.
--- just_given: the target user has just given their faces to somebody else. If that is a merge, Immich deletes the
--- person next, or has just done so, and the survivor is adopted at the next look: we must not be faster.
-SELECT found.id, person."thumbnailPath",
-       EXISTS (
-           SELECT FROM public._face_sync_face_map AS copied
-           JOIN asset_face AS face ON face.id = copied.target_face_id
-           JOIN person AS receiver ON receiver.{person_id} = face.{face_person} AND receiver."ownerId" = %(target_user)s
-           WHERE copied.target_person_id = found.id AND copied.target_user_id = %(target_user)s
-             AND face.{face_person} <> found.id
-             AND CASE WHEN person."ownerId" IS NOT NULL THEN face."updatedAt" > clock_timestamp() - interval '3 seconds'
-                      ELSE EXISTS (
-                          SELECT FROM public._face_sync_person_map AS map
-                          WHERE map.target_person_id = found.id AND map.target_user_id = %(target_user)s)
-                 END) AS just_given
+SELECT found.id, person."thumbnailPath"
 FROM unnest(%(people)s::uuid[]) AS found(id)
 LEFT JOIN person ON person.{person_id} = found.id AND person."ownerId" = %(target_user)s
 WHERE CASE
