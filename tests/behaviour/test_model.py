@@ -350,7 +350,12 @@ class Neighbours(RuleBasedStateMachine):
 
 
 def live(
-    examples: int, at_least: int, new_immich: Callable[[str], ImmichDatabase], tmp_path_factory: pytest.TempPathFactory
+    examples: int,
+    at_least: int,
+    new_immich: Callable[[str], ImmichDatabase],
+    tmp_path_factory: pytest.TempPathFactory,
+    *,
+    derandomize: bool,
 ) -> None:
     """Run so many random lives, and make sure that there was enough of them."""
 
@@ -383,7 +388,7 @@ def live(
 
 @pytest.mark.timeout(900)
 def test_random_lives(new_immich: Callable[[str], ImmichDatabase], tmp_path_factory: pytest.TempPathFactory) -> None:
-    live(20, 1000, new_immich, tmp_path_factory)
+    live(20, 1000, new_immich, tmp_path_factory, derandomize=True)
 
 
 @pytest.mark.soak
@@ -391,4 +396,4 @@ def test_random_lives(new_immich: Callable[[str], ImmichDatabase], tmp_path_fact
 def test_very_many_random_lives(
     new_immich: Callable[[str], ImmichDatabase], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    live(400, 20000, new_immich, tmp_path_factory)
+    live(400, 20000, new_immich, tmp_path_factory, derandomize=False)
