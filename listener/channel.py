@@ -27,6 +27,8 @@ _LONGEST = 8000
 _MOST_IDS = 500
 PROOF_EVERY = 10.0
 PROOF_WITHIN = 5.0
+# Between two proofs the jobs are looked at so often: those of a listener that died are to move within seconds.
+_LOOKS = 4
 
 log = logs.get("channel")
 
@@ -111,7 +113,7 @@ class Listening:
         self._limited = logs.Limited(log)
 
     async def run(self, on_proven: Callable[[Connection], Awaitable[None]]) -> None:
-        """Listen until the connection is lost; ``on_proven`` is awaited after every proof of life.
+        """Listen until the connection is lost; ``on_proven`` is awaited after every proof, and often in between.
 
         Raises psycopg.OperationalError or SilentError when it is over.
         """
@@ -119,8 +121,9 @@ class Listening:
         while True:
             await self._prove()
             self._metrics.listening.set(1)
-            await on_proven(self._connection)
-            await self._hear(self._every, until=None)
+            for _ in range(_LOOKS):
+                await on_proven(self._connection)
+                await self._hear(self._every / _LOOKS, until=None)
 
     async def _prove(self) -> None:
         proof = str(uuid4())

@@ -6,6 +6,7 @@ and has the two session functions of ``sql/queries/session.sql`` in ``pg_temp``.
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -38,6 +39,10 @@ def identifiers(names: Sequence[str], *, of: str | None = None) -> sql.Composed:
     return sql.SQL(", ").join(sql.Identifier(of, name) if of else sql.Identifier(name) for name in names)
 
 
+class FencedError(Exception):
+    """Another listener owns the job now: nothing was written, and nothing may be until the job is ours again."""
+
+
 async def connect(conninfo: str) -> Connection:
     """Open one autocommit connection of ours. Raises psycopg.OperationalError."""
     connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
@@ -45,22 +50,27 @@ async def connect(conninfo: str) -> Connection:
     return connection
 
 
-async def prepare_session(connection: Connection) -> None:
-    """Make a fresh connection one of ours: quiet, bounded, with the session functions."""
+async def prepare_session(connection: Connection, owner: UUID | None = None) -> None:
+    """Make a fresh connection one of ours: quiet, bounded, with the session functions.
+
+    ``owner``: the process, for whose jobs alone it may write then.
+    """
     await connection.set_autocommit(True)
     # The statements of a batch are few and always the same: prepare them at once.
     connection.prepare_threshold = 1
     await connection.execute(query("session", "settings"))
     await connection.execute(query("session", "functions"))
+    if owner is not None:
+        await connection.execute(query("session", "owner"), {"owner": owner})
 
 
-def pool(conninfo: str, size: int) -> AsyncConnectionPool[Connection]:
-    """Return a closed pool of our connections: open it with ``async with`` or ``open()``."""
+def pool(conninfo: str, size: int, owner: UUID) -> AsyncConnectionPool[Connection]:
+    """Return a closed pool of connections of one process: open it with ``async with`` or ``open()``."""
     return AsyncConnectionPool(
         conninfo,
         min_size=1,
         max_size=size,
-        configure=prepare_session,
+        configure=partial(prepare_session, owner=owner),
         check=AsyncConnectionPool.check_connection,
         kwargs={"autocommit": True},
         open=False,
@@ -69,10 +79,16 @@ def pool(conninfo: str, size: int) -> AsyncConnectionPool[Connection]:
 
 
 @asynccontextmanager
-async def writing(connection: Connection, target_user: UUID) -> AsyncIterator[None]:
-    """Open a transaction that is the only one to write copies of this target user."""
+async def writing(connection: Connection, target_user: UUID, job: str) -> AsyncIterator[None]:
+    """Open a transaction that is the only one to write copies of this target user; ``job``: its identity.
+
+    Raises FencedError where the connection has an owner, and the job another one by now.
+    """
     async with connection.transaction():
-        await connection.execute(query("session", "serialise"), {"lock_class": WRITE_LOCK, "target_user": target_user})
+        params = {"lock_class": WRITE_LOCK, "target_user": target_user, "job": job}
+        cursor = await connection.execute(query("session", "serialise"), params)
+        if await cursor.fetchone() == (False,):
+            raise FencedError("another listener serves this job now")
         yield
 
 

@@ -10,17 +10,18 @@ import contextlib
 import random
 import time
 from collections import Counter, defaultdict
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from listener import channel, preflight, sweep, tracking, triggers
-from listener.database import JOB_LOCK, Connection, fetch, pool, query
+from listener.database import Connection, FencedError, fetch, pool, query
 from listener.immich import api
 from listener.immich.layout import Layout
 from listener.ops import http, logs
 from listener.ops.metrics import Metrics
+from listener.ownership import Ownership
 from listener.settings import Job, Settings
 from listener.sync.reconciler import Outcome, Reconciler
 from listener.workqueue import Batch, Key, WorkQueue
@@ -33,7 +34,7 @@ _BACKLOG = 4 * BATCH
 _STOP_WITHIN = 4.0
 _LONGEST_WAIT = 30.0
 # Also what PostgreSQL says of a statement: Immich may be in the middle of an upgrade.
-_LOST = (psycopg.Error, channel.SilentError, PoolTimeout, OSError)
+_LOST = (psycopg.Error, channel.SilentError, FencedError, PoolTimeout, OSError)
 
 
 class Service:
@@ -48,12 +49,13 @@ class Service:
         self._sweep_now = asyncio.Event()
         self._reconciler: Reconciler | None = None
         self._served = False
-        self._mine: set[str] = set()
         # A source and its copy are two keys, and people are shared: one batch at a time for each target user.
         self._alone: defaultdict[UUID, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waiting: dict[str, Counter[str]] = {}
         self._layout = Layout(settings.media_root, settings.external_root)
-        self._pool: AsyncConnectionPool[Connection] = pool(settings.conninfo, settings.workers + 1)
+        owner = uuid4()
+        self._ownership = Ownership(settings.jobs, owner)
+        self._pool: AsyncConnectionPool[Connection] = pool(settings.conninfo, settings.workers + 1, owner)
 
     def stop(self) -> None:
         """Ask the service to end: what is in hand is finished, nothing new is begun."""
@@ -116,7 +118,7 @@ class Service:
             self._reconciler = await self._prepare(connection)
             self._served = True
             self.readiness.met(http.Condition.DATABASE)
-            self._mine.clear()
+            self._ownership.lost()
             self.queue.clear()
             await self._pool.open()
             tasks = [
@@ -188,21 +190,10 @@ class Service:
     async def _proven(self, connection: Connection) -> None:
         """After each proof of life: take the jobs that nobody holds; for new ones everything is looked at."""
         self.readiness.met(http.Condition.LISTENING)
-        for job in self.settings.jobs:
-            if job.name in self._mine:
-                continue
-            rows = await fetch(
-                connection, query("service", "lock_job"), {"lock_class": JOB_LOCK, "job": job_identity(job)}
-            )
-            if rows[0][0]:
-                self._mine.add(job.name)
-                self._sweep_now.set()
-                log.info("serving a job", job=job.name)
+        if await self._ownership.take(connection):
+            self._sweep_now.set()
         rows = await fetch(connection, query("service", "trigger_errors"), {})
         self.metrics.trigger_errors.set(rows[0][0])
-
-    def _jobs(self) -> list[Job]:
-        return [job for job in self.settings.jobs if job.name in self._mine]
 
     async def _sweep_often(self) -> None:
         while True:
@@ -210,7 +201,7 @@ class Service:
             self._sweep_now.clear()
             started = time.monotonic()
             self._waiting.clear()
-            for job in self._jobs():
+            for job in self._ownership.jobs:
                 async with self._pool.connection() as connection:
                     await sweep.tidy(connection)
                     async for keys in sweep.pages(connection, job):
@@ -223,9 +214,9 @@ class Service:
             for name, reasons in self._waiting.items():
                 for reason, count in reasons.items():
                     self.metrics.waiting.labels(job=name, reason=reason).set(count)
-            if self._mine:
+            if self._ownership.jobs:
                 self.readiness.met(http.Condition.FIRST_SWEEP)
-                log.info("swept", jobs=len(self._mine), seconds=round(time.monotonic() - started, 3))
+                log.info("swept", jobs=len(self._ownership.jobs), seconds=round(time.monotonic() - started, 3))
 
     async def _reconcile_batches(self) -> None:
         while not self._stop.is_set():
@@ -246,7 +237,7 @@ class Service:
             return set(batch.keys)
         self._gauge()
         async with self._pool.connection() as connection:
-            for job in self._jobs():
+            for job in self._ownership.jobs:
                 async with self._alone[job.target_user_id]:
                     failed |= await self._reconcile_job(reconciler, connection, job, batch)
         return failed
@@ -289,11 +280,6 @@ class Service:
     def _gauge(self) -> None:
         self.metrics.keys_queued.set(self.queue.waiting + self.queue.pausing)
         self.metrics.keys_in_flight.set(self.queue.in_hand)
-
-
-def job_identity(job: Job) -> str:
-    """Return what makes two configurations of a job the same one, for its lock: its name may differ."""
-    return f"{job.kind}/{job.source_user_id}/{job.target_user_id}/{job.target_path_prefix}"
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> None:

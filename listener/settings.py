@@ -64,6 +64,11 @@ class Job:
     remove_copies: bool = False
     accept_risk: bool = False
 
+    @property
+    def identity(self) -> str:
+        """What makes two configurations of a job the same one: its name may differ."""
+        return f"{self.kind}/{self.source_user_id}/{self.target_user_id}/{self.target_path_prefix}"
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

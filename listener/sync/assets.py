@@ -111,7 +111,7 @@ class Rows:
         album: where the copies belong, if it can be used. own_sidecars: an XMP beside a copy is its user's, since
         copies have links of their own.
         """
-        async with writing(connection, job.target_user_id):
+        async with writing(connection, job.target_user_id, job.identity):
             started = time.monotonic()
             copies = await self._still_wanted(connection, job, copies)
             written = await self._write(connection, job, copies, people, album, own_sidecars=own_sidecars)

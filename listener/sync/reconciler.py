@@ -183,7 +183,7 @@ class Reconciler:
         if people:
             placed, failed = await asyncio.to_thread(self.placer.people, people)
             outcome.failed_people |= failed
-            async with writing(connection, job.target_user_id):
+            async with writing(connection, job.target_user_id, job.identity):
                 await self.rows.people.write(connection, job, [], placed)
         await self._drop_empty(connection, job, people=ids, held=held | _with_thumbnail(people))
 
@@ -277,7 +277,7 @@ class Reconciler:
         outcome.failed |= {id_: Failure("remove", reason) for id_, reason in failed.items()}
         respected = [source for source in gone if source.id not in failed]
         params = {**job_params(job), **batch_params(respected)}
-        async with writing(connection, job.target_user_id):
+        async with writing(connection, job.target_user_id, job.identity):
             await connection.execute(query("removal", "respect"), params)
             await connection.execute(query("removal", "forget"), params)
         for source in respected:

@@ -34,7 +34,7 @@ async def remove(
     failed = await asyncio.to_thread(remove_all_files, job, sources, named, layout, links)
     gone = [source for source in sources if source.id not in failed]
     params = {**job_params(job), **batch_params(gone), "job": job.name}
-    async with writing(connection, job.target_user_id):
+    async with writing(connection, job.target_user_id, job.identity):
         await connection.execute(query("removal", "respect_trashed"), params)
         await extras.before(connection, params)
         await connection.execute(query("removal", "delete_copies"), params)

@@ -34,12 +34,33 @@ BEGIN
             FROM (SELECT replace(gen_random_uuid()::text, '-', '')) AS random(hex)
         $body$
     $create$;
+    EXECUTE $create$
+        CREATE OR REPLACE FUNCTION pg_temp.begin_writing(lock_class integer, target_user uuid, job text) RETURNS boolean
+        LANGUAGE plpgsql VOLATILE AS $body$
+        BEGIN
+            PERFORM pg_advisory_xact_lock(lock_class, hashtext(target_user::text));
+            PERFORM set_config('lock_timeout', '200ms', true);
+            IF coalesce(current_setting('face_sync.owner', true), '') = '' THEN
+                RETURN true;
+            END IF;
+            RETURN EXISTS (SELECT FROM public._face_sync_meta AS meta
+                           WHERE meta.key = 'owner ' || job AND meta.value = current_setting('face_sync.owner', true));
+        END
+        $body$
+    $create$;
 END
 $do$
+
+-- name: owner
+-- Which process this session belongs to: it writes for the jobs that this process owns.
+SELECT set_config('face_sync.owner', %(owner)s::text, false)
 
 -- name: serialise
 -- One writer at a time for each target user: two batches that share a person would otherwise deadlock, or
 -- one would drop a person that the other is just giving a face.
 -- From then on no lock is waited for longer than a moment: where Immich and we wait for each other, it must be
 -- us who give way, before PostgreSQL looks for a deadlock (after a second) and ends Immich's statement.
-SELECT pg_advisory_xact_lock(%(lock_class)s, hashtext(%(target_user)s::text)), set_config('lock_timeout', '200ms', true)
+-- False if the job is another process's by now: whoever takes a job over notes it under the same lock, so that a
+-- process which was thought dead, and is not, cannot write any more. A function, since what stands behind the
+-- lock is to be read after it was waited for.
+SELECT pg_temp.begin_writing(%(lock_class)s, %(target_user)s, %(job)s)

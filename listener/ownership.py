@@ -1,0 +1,61 @@
+"""Which jobs are this process's: one listener for each job, and nobody else writes for it.
+
+A job is held by an advisory lock of the listening session: it goes when that session goes, and another listener
+takes the job. A process that was only thought dead may still write through its other connections; so whoever takes
+a job over notes itself as its owner, behind the lock under which all copies of that target user are written, and
+every writing transaction looks whose the job is (``serialise`` in ``session.sql``).
+"""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import psycopg
+
+from listener.database import JOB_LOCK, Connection, fetch, query, writing
+from listener.ops import logs
+from listener.settings import Job
+
+log = logs.get("ownership")
+
+
+class Ownership:
+    """The jobs of the configuration that this process serves."""
+
+    def __init__(self, jobs: Sequence[Job], owner: UUID) -> None:
+        self._jobs = jobs
+        self._owner = owner
+        self._mine: set[str] = set()
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Jobs that are ours, in the order of the configuration."""
+        return [job for job in self._jobs if job.name in self._mine]
+
+    def lost(self) -> None:
+        """Forget all: the session that held the locks is gone."""
+        self._mine.clear()
+
+    async def take(self, connection: Connection) -> list[Job]:
+        """Take the jobs that nobody holds, and return those that are newly ours. Raises psycopg.Error."""
+        taken = []
+        for job in self._jobs:
+            if job.name not in self._mine and await self._take(connection, job):
+                self._mine.add(job.name)
+                taken.append(job)
+                log.info("serving a job", job=job.name)
+        return taken
+
+    async def _take(self, connection: Connection, job: Job) -> bool:
+        lock = {"lock_class": JOB_LOCK, "job": job.identity}
+        rows = await fetch(connection, query("ownership", "lock_job"), lock)
+        if not rows[0][0]:
+            return False
+        try:
+            # Not fenced itself: the listening session has no owner.
+            async with writing(connection, job.target_user_id, job.identity):
+                await connection.execute(query("ownership", "take_over"), {"job": job.identity, "owner": self._owner})
+        except psycopg.errors.LockNotAvailable:
+            # What the former owner was writing is not over yet: at the next turn.
+            await connection.execute(query("ownership", "unlock_job"), lock)
+            return False
+        return True
