@@ -6,12 +6,14 @@ STAMP := .venv/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo test soak lint
+.PHONY: help demo test soak chaos lint
 
 help:
 	@echo "make demo   a real Immich's recorded writes, copied while you watch (no Immich is needed)"
-	@echo "make test   the tests"
+	@echo "make test   the tests, on PostgreSQL 18. On 16: make test TEST_POSTGRES=16. On a server that is there already,"
+	@echo "            with pgvector: make test TEST_DATABASE_URL=postgresql://superuser@host/postgres"
 	@echo "make soak   the tests that are too long for every commit"
+	@echo "make chaos  every kind of fault while Immich writes, and a table of what was lost; SEED=... for the same again"
 	@echo "make lint   what pre-commit and CI check"
 
 demo: $(STAMP)
@@ -22,6 +24,9 @@ test: $(STAMP)
 
 soak: $(STAMP)
 	@$(BIN)/pytest -n 2 --dist worksteal -m soak --timeout 3600
+
+chaos: $(STAMP)
+	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED))
 
 lint: $(STAMP)
 	@$(BIN)/ruff check --quiet

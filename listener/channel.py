@@ -6,7 +6,6 @@ notification is a hint and carries ids only; one that cannot be read is counted,
 dropped, and the sweep finds what it meant.
 """
 
-import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -15,7 +14,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from listener.database import Connection, connect, query
+from listener.database import Connection, UnansweredError, connect, query
 from listener.ops import logs
 from listener.ops.metrics import Metrics
 from listener.workqueue import Key
@@ -25,10 +24,13 @@ VERSION = 1
 # PostgreSQL takes payloads below 8,000 bytes.
 _LONGEST = 8000
 _MOST_IDS = 500
+_LONGEST_ID = 64
 PROOF_EVERY = 10.0
 PROOF_WITHIN = 5.0
 # Between two proofs the jobs are looked at so often: those of a listener that died are to move within seconds.
 _LOOKS = 4
+# What is done in between may wait for locks, ten seconds at most (session.sql).
+_LOOKS_WITHIN = 15.0
 
 log = logs.get("channel")
 
@@ -46,13 +48,26 @@ class SilentError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """To look at everything of one job, whose identity is ``job``, or at some assets. ``id`` comes with the answer."""
+
+    id: str
+    job: str
+    ids: tuple[UUID, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Notification:
-    """A payload, read. ``at``: epoch seconds of the change. ``proof``: the listener's own, else None."""
+    """A payload, read. ``at``: epoch seconds of the change. ``proof``: the listener's own, else None.
+
+    ask: who asks for a sweep and wants to hear of it; None for the sweeps of our triggers.
+    """
 
     kind: str
     keys: tuple[Key, ...] = ()
     at: float | None = None
     proof: str | None = None
+    ask: Ask | None = None
 
 
 def decode(payload: str) -> Notification:
@@ -74,10 +89,19 @@ def decode(payload: str) -> Notification:
         case "ping" if isinstance(content.get("id"), str):
             return Notification("ping", proof=content["id"])
         case "sweep":
-            return Notification("sweep", at=at)
+            return Notification("sweep", at=at, ask=_ask(content))
         case "asset" | "person":
             return Notification(kind, tuple(Key(kind, id_) for id_ in _ids(content.get("ids"))), at)
     raise UnreadableError("unknown kind")
+
+
+def _ask(content: dict[str, object]) -> Ask | None:
+    id_, job = content.get("id"), content.get("job")
+    if id_ is None and job is None:
+        return None
+    if not isinstance(id_, str) or not isinstance(job, str) or len(id_) > _LONGEST_ID:
+        raise UnreadableError("bad ask")
+    return Ask(id_, job, tuple(_ids(content["ids"])) if "ids" in content else ())
 
 
 def _ids(ids: object) -> list[UUID]:
@@ -122,21 +146,24 @@ class Listening:
             await self._prove()
             self._metrics.listening.set(1)
             for _ in range(_LOOKS):
-                await on_proven(self._connection)
+                with self._connection.answering(_LOOKS_WITHIN):
+                    await on_proven(self._connection)
                 await self._hear(self._every / _LOOKS, until=None)
 
     async def _prove(self) -> None:
         proof = str(uuid4())
+        silent = SilentError(f"no notification came back within {self._within:g} s")
+        end = time.monotonic() + self._within
         try:
-            async with asyncio.timeout(self._within):
+            with self._connection.answering(self._within):
                 await self._connection.execute(
                     query("channel", "notify"),
                     {"channel": CHANNEL, "payload": json.dumps({"v": VERSION, "kind": "ping", "id": proof})},
                 )
-                while not await self._hear(self._within, until=proof):
-                    pass
-        except TimeoutError as error:
-            raise SilentError(f"no notification came back within {self._within:g} s") from error
+        except UnansweredError as error:
+            raise silent from error
+        if not await self._hear(end - time.monotonic(), until=proof):
+            raise silent
 
     async def _hear(self, seconds: float, until: str | None) -> bool:
         """Take notifications for some seconds, or until a proof arrives; tell whether it did."""
@@ -172,6 +199,6 @@ class Listening:
 async def open_listening(
     conninfo: str, metrics: Metrics, on_notification: Callable[[Notification], None]
 ) -> tuple[Connection, Listening]:
-    """Connect for listening. Raises psycopg.OperationalError."""
+    """Connect for listening. Raises psycopg.OperationalError, RefusedError."""
     connection = await connect(conninfo)
     return connection, Listening(connection, metrics, on_notification)

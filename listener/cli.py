@@ -7,10 +7,10 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from listener import inputs, preflight, settings, tracking, triggers
+from listener import inputs, preflight, roles, settings, tracking, triggers
 from listener.database import Connection, connect
 from listener.immich import api
 from listener.immich.layout import Layout
@@ -29,6 +29,7 @@ from listener.service import Service
 from listener.settings import Settings
 from listener.tools import check as checking
 from listener.tools import notes
+from listener.tools import reconcile as reconciling
 from listener.tools import verify as verifying
 
 _T = TypeVar("_T")
@@ -53,7 +54,9 @@ failures_app = typer.Typer(help="Photos that could not be copied; they are tried
 app.add_typer(triggers_app, name="triggers")
 app.add_typer(skipped_app, name="skipped")
 app.add_typer(failures_app, name="failures")
+role_app = typer.Typer(help="The database role that the listener needs.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(role_app, name="role")
 
 
 def _refuse(*problems: str) -> NoReturn:
@@ -78,14 +81,24 @@ def _with_database(work: Callable[[Connection], Awaitable[_T]], conninfo: str) -
         async with await connect(conninfo) as connection:
             return await work(connection)
 
+    return _answered(connected())
+
+
+def _answered(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run something that needs the database, and say in words why it cannot be."""
     try:
-        return asyncio.run(connected())
+        return asyncio.run(work)
     except psycopg.OperationalError as error:
         _refuse(f"the database cannot be reached: {str(error).strip().splitlines()[0]}. Check DB_HOSTNAME or DB_URL")
     except preflight.RefusedError as error:
         _refuse(*error.problems)
-    except (triggers.TriggerError, tracking.TrackingError) as error:
+    except (triggers.TriggerError, tracking.TrackingError, roles.RoleError) as error:
         _refuse(str(error))
+    except psycopg.errors.InsufficientPrivilege as error:
+        _refuse(
+            f"the database refused it: {error.diag.message_primary}. Use the role that Immich uses, or give the "
+            "listener's own role its rights: listener role print"
+        )
 
 
 def _layout(loaded: Settings) -> Layout:
@@ -226,6 +239,19 @@ def config_schema() -> None:
     typer.echo(json.dumps(settings.schema(), indent=1))
 
 
+@role_app.command("print")
+def role_print(
+    name: Annotated[str, typer.Option("--name", help="What the role is to be called.")] = roles.DEFAULT_NAME,
+) -> None:
+    """Print the SQL of a role that may do what `run` does, and nothing else. To be run as the role that Immich uses."""
+    loaded = _settings()
+
+    async def render(connection: Connection) -> str:
+        return await roles.render(connection, await preflight.check_immich(connection), name)
+
+    typer.echo(_with_database(render, loaded.conninfo), nl=False)
+
+
 @app.command()
 def verify(limit: Annotated[int, typer.Option(help="How many differences to print.")] = 50) -> None:
     """Compare every copy with its source, rule by rule. Exit code 1 if anything differs."""
@@ -288,6 +314,39 @@ def status(as_json: _Json = False) -> None:
         typer.echo("triggers: " + ("ok" if installed.ok else "not as they should be. Run: listener triggers install"))
         typer.echo("listener: " + ("running" if listening else "not running"))
     if not well:
+        raise typer.Exit(1)
+
+
+@app.command()
+def reconcile(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing: list what would change, and why.")
+    ] = False,
+    asset: _Assets = None,
+    job: _OneJob = None,
+) -> None:
+    """Look at everything now, with the running listener or without one. Exit code 1 if a photo failed."""
+    loaded, assets = _settings(), asset or []
+    jobs = [each for each in loaded.jobs if job in {None, each.name}]
+    if not jobs:
+        names = [each.name for each in loaded.jobs]
+        _refuse(f"--job: {inputs.shown(job)} is no job of the configuration. {inputs.near(str(job), names)}")
+    if len(assets) > reconciling.MOST_ASSETS:
+        _refuse(f"--asset: {len(assets)} are too many at once. Name {reconciling.MOST_ASSETS} at most, or none for all")
+    if dry_run:
+        changes = _with_database(
+            lambda connection: reconciling.preview(connection, loaded, jobs, assets), loaded.conninfo
+        )
+        if changes:
+            rows = [(change.what, change.asset, change.job, change.why) for change in changes]
+            _print_table(("what", "asset", "job", "why"), rows)
+        typer.echo(f"{len(changes)} would change" if changes else "nothing would change")
+        return
+    with reconciling.bar() as report:
+        totals = _answered(reconciling.reconcile(loaded, jobs, assets, report))
+    typer.echo(f"{totals['made']} copied, {totals['removed']} removed, {totals['failed']} failed")
+    if totals["failed"]:
+        typer.echo("for the reasons: listener failures list")
         raise typer.Exit(1)
 
 

@@ -6,7 +6,7 @@ a job over notes itself as its owner, behind the lock under which all copies of 
 every writing transaction looks whose the job is (``serialise`` in ``session.sql``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 import psycopg
@@ -35,11 +35,16 @@ class Ownership:
         """Forget all: the session that held the locks is gone."""
         self._mine.clear()
 
-    async def take(self, connection: Connection) -> list[Job]:
-        """Take the jobs that nobody holds, and return those that are newly ours. Raises psycopg.Error."""
+    async def take(self, connection: Connection, before: Callable[[Job], Awaitable[None]] | None = None) -> list[Job]:
+        """Take the jobs that nobody holds, and return those that are newly ours. Raises psycopg.Error.
+
+        ``before`` is awaited for each that is ours and not worked on yet.
+        """
         taken = []
         for job in self._jobs:
             if job.name not in self._mine and await self._take(connection, job):
+                if before is not None:
+                    await before(job)
                 self._mine.add(job.name)
                 taken.append(job)
                 log.info("serving a job", job=job.name)

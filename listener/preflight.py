@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from listener import database, roles
 from listener.database import Connection, fetch, query, uuids
 from listener.immich import catalog
-from listener.immich.layout import Layout
+from listener.immich.layout import Layout, empty
 from listener.settings import Job
 from listener.sync.files import OriginalLinks
 
@@ -21,12 +22,8 @@ from listener.sync.files import OriginalLinks
 _EVERYTHING = frozenset({"**/*", "**", "*", ".*", "^.*$", ".+"})
 
 
-class RefusedError(Exception):
-    """The database or a job cannot be used; ``problems`` has one line for each reason."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = tuple(problems)
+# What connecting refuses and what is found here are the same to whoever catches it.
+RefusedError = database.RefusedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +51,20 @@ through one that leads elsewhere than to the source's files."""
 async def check(connection: Connection, jobs: Sequence[Job], layout: Layout) -> catalog.Catalog:
     """Return the catalog of an Immich that these jobs fit. Raises RefusedError."""
     found = await check_immich(connection)
+    if missing := await roles.lacking(connection, found):
+        raise RefusedError([_lacking(connection.info.user, missing)])
     problems = [problem for job in jobs for problem in await job_problems(connection, found, job, layout)]
     if problems:
         raise RefusedError(problems)
     return found
+
+
+def _lacking(role: str, missing: Sequence[str]) -> str:
+    some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+    return (
+        f"the database role {role!r} lacks rights that the listener needs here ({some}): run the SQL that "
+        f"`listener role print --name {role}` writes, as the role that Immich uses"
+    )
 
 
 async def check_immich(connection: Connection) -> catalog.Catalog:
@@ -139,8 +146,8 @@ async def guard_needed(
     """
     if not keeps_offline(found):
         return False
-    if not layout.external_root.is_dir():
-        return None
+    if empty(layout.external_root):
+        return None  # not mounted: a guard that is there stays
     return any(way(job, layout) == "directory" for job in jobs) or await endangered(connection, layout) > 0
 
 

@@ -10,29 +10,33 @@ import contextlib
 import random
 import time
 from collections import Counter, defaultdict
+from functools import partial
 from uuid import UUID, uuid4
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import PoolTimeout
 
-from listener import channel, preflight, sweep, tracking, triggers
-from listener.database import Connection, FencedError, fetch, pool, query
-from listener.immich import api
+from listener import asking, channel, condition, mounts, preflight, recovery, startup, sweep
+from listener.address import Address
+from listener.database import Connection, FencedError, Pool, end_former_sessions, fetch, pool, query
+from listener.immich.catalog import ChangedError
 from listener.immich.layout import Layout
 from listener.ops import http, logs
 from listener.ops.metrics import Metrics
 from listener.ownership import Ownership
 from listener.settings import Job, Settings
 from listener.sync.reconciler import Outcome, Reconciler
+from listener.upkeep import Upkeep
 from listener.workqueue import Batch, Key, WorkQueue
 
 log = logs.get("service")
 
 BATCH = 500
-# A sweep waits when this many keys wait already: memory stays bounded.
-_BACKLOG = 4 * BATCH
 _STOP_WITHIN = 4.0
+# A statement that is cancelled ends within two seconds (database.py).
+_CANCEL_WITHIN = 3.0
 _LONGEST_WAIT = 30.0
+_CHANGED_PAUSE = 0.2
 # Also what PostgreSQL says of a statement: Immich may be in the middle of an upgrade.
 _LOST = (psycopg.Error, channel.SilentError, FencedError, PoolTimeout, OSError)
 
@@ -47,15 +51,31 @@ class Service:
         self.queue = WorkQueue()
         self._stop = asyncio.Event()
         self._sweep_now = asyncio.Event()
-        self._reconciler: Reconciler | None = None
+        self._asks: list[channel.Ask] = []
+        self._urgent_asks: asyncio.Queue[channel.Ask] = asyncio.Queue()
+        self._ready: startup.Ready | None = None
         self._served = False
         # A source and its copy are two keys, and people are shared: one batch at a time for each target user.
         self._alone: defaultdict[UUID, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waiting: dict[str, Counter[str]] = {}
-        self._layout = Layout(settings.media_root, settings.external_root)
-        owner = uuid4()
-        self._ownership = Ownership(settings.jobs, owner)
-        self._pool: AsyncConnectionPool[Connection] = pool(settings.conninfo, settings.workers + 1, owner)
+        # Of those that a sweep names just now: whatever failed, or waits for Immich.
+        self._named: set[UUID] = set()
+        self._unsettled: set[UUID] = set()
+        self._totals: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._users = {user for job in settings.jobs for user in (job.source_user_id, job.target_user_id)}
+        self._watch = condition.Watch(self._users, self.metrics, self.readiness)
+        self._upkeep = Upkeep(self.metrics)
+        # No new batch is taken while it is set.
+        self._holding = False
+        self._owner = uuid4()
+        self._ownership = Ownership(settings.jobs, self._owner)
+        self._mounts = mounts.Mounts(Layout(settings.media_root, settings.external_root), self.metrics, self.readiness)
+        # One for each worker, the sweep, and the look at the mounts.
+        self._address = Address(settings)
+        self._pool = self._new_pool()
+
+    def _new_pool(self) -> Pool:
+        return pool(self._address, self.settings.workers + 2, self._owner)
 
     def stop(self) -> None:
         """Ask the service to end: what is in hand is finished, nothing new is begun."""
@@ -94,17 +114,25 @@ class Service:
         while not self._stop.is_set():
             try:
                 await self._session()
+            except ChangedError as error:
+                log.info("Immich's database is not what it was: everything is looked at anew", reason=str(error))
+                self.readiness.unmet(http.Condition.DATABASE, str(error))
+                pause = _CHANGED_PAUSE
+            except mounts.MountedAgainError as error:
+                log.info("everything is looked at anew", reason=str(error))
+                pause = 0.0
             except (*_LOST, preflight.RefusedError) as error:
                 if isinstance(error, preflight.RefusedError) and not self._served:
                     raise
                 self.readiness.unmet(http.Condition.DATABASE)
-                attempt = 1 if self._reconciler is not None else attempt + 1
+                attempt = 1 if self._ready is not None else attempt + 1
                 pause = min(_LONGEST_WAIT, 0.5 * 2.0 ** min(attempt, 10)) * random.uniform(0.5, 1)  # noqa: S311
-                log.warning("the database cannot be used: trying again", reason=_first_line(error), pause_s=pause)
+                words = self._address.words(error)
+                log.warning("the database cannot be used: trying again", reason=words, pause_s=pause)
             else:
                 return
             finally:
-                self._reconciler = None
+                self._ready = None
                 self.metrics.listening.set(0)
                 self.readiness.unmet(http.Condition.LISTENING)
                 self.readiness.unmet(http.Condition.FIRST_SWEEP)
@@ -113,101 +141,94 @@ class Service:
 
     async def _session(self) -> None:
         """Everything between two losses of the listening connection."""
-        connection, listening = await channel.open_listening(self.settings.conninfo, self.metrics, self._notified)
+        connection, listening = await channel.open_listening(self._address(), self.metrics, self._notified)
         async with connection:
-            self._reconciler = await self._prepare(connection)
+            if ended := await end_former_sessions(connection, self._owner):
+                log.warning("sessions from before were still there: the server has ended them", sessions=ended)
+            self._holding = False
+            await self._watch.until_calm(connection, self._stop)
+            if self._stop.is_set():
+                return
+            ready = self._ready = await startup.prepare(connection, self.settings, self.metrics, self._upkeep)
+            await self._watch.begin(connection, ready.catalog)
             self._served = True
             self.readiness.met(http.Condition.DATABASE)
             self._ownership.lost()
             self.queue.clear()
+            await self._mounts.read(connection)
+            self._pool = self._new_pool()
             await self._pool.open()
             tasks = [
                 asyncio.create_task(listening.run(self._proven)),
-                asyncio.create_task(self._sweep_often()),
-                *(asyncio.create_task(self._reconcile_batches()) for _ in range(self.settings.workers)),
+                asyncio.create_task(self._sweep_often(ready)),
+                asyncio.create_task(self._answer_urgent()),
+                asyncio.create_task(self._watch_mounts()),
+                *(asyncio.create_task(self._reconcile_batches(ready)) for _ in range(self.settings.workers)),
             ]
             stopping = asyncio.create_task(self._stop.wait())
             try:
                 done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
                 if self._stop.is_set():
-                    # No new batch is taken; those in hand are finished.
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(_STOP_WITHIN - 1):
-                            await self.queue.until(lambda: self.queue.in_hand == 0)
+                    await self._finish_in_hand()
                 for task in done - {stopping}:
                     task.result()
             finally:
                 for task in (*tasks, stopping):
                     task.cancel()
+                _, late = await asyncio.wait((*tasks, stopping), timeout=_CANCEL_WITHIN)
+                if late:
+                    # What waits for a frozen server, or rolls back there.
+                    self._pool.give_up()
                 await asyncio.gather(*tasks, stopping, return_exceptions=True)
+                # Connections from before are not to be trusted, nor is what they have prepared.
+                await self._pool.close(timeout=1)
 
-    async def _prepare(self, connection: Connection) -> Reconciler:
-        """Read what this Immich is, and bring our tables there. Nothing is written to an unfit database."""
-        settings = self.settings
-        catalog = await preflight.check(connection, settings.jobs, self._layout)
-        for warning in catalog.warnings():
-            log.warning(warning)
-        guard = await preflight.guard_needed(connection, catalog, settings.jobs, self._layout)
-        installed = await triggers.status(connection, guard=guard)
-        preflight.refuse_unguarded(catalog, settings.jobs, self._layout, guarded=installed.guard == "installed")
-        applied = await tracking.migrate(connection)
-        if applied:
-            log.info("tracking tables are ready", versions=applied)
-        users = {user for job in settings.jobs for user in (job.source_user_id, job.target_user_id)}
-        await tracking.set_watched_users(connection, users)
-        for left in await preflight.leftovers(connection, settings.jobs):
-            log.warning(
-                "copies belong to no job of the configuration: they are kept. "
-                "To remove them, add their job again with remove_copies: true",
-                copies=left.copies,
-                source=left.source,
-                target=left.target,
-                folder=left.folder,
-            )
-        if not installed.ok:
-            log.warning(
-                "the triggers are not installed as they should be: changes are seen by the slow sweep only. "
-                "Run: listener triggers install"
-            )
-        known = await api.features(settings.api_url, settings.api_key)
-        return Reconciler.compose(
-            catalog,
-            media_root=settings.media_root,
-            external_root=settings.external_root,
-            link_mode=settings.link_mode,
-            metrics=self.metrics,
-            # Unknown: wait for all of it, ML_WAIT_SECONDS at most.
-            features=known or api.Features(smart_search=True, facial_recognition=True, ocr=True),
-            ml_wait=settings.ml_wait,
-        )
+    async def _finish_in_hand(self) -> None:
+        """Take no new batch, and wait a while for those in hand."""
+        self._holding = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_WITHIN - 1):
+                await self.queue.until(lambda: self.queue.in_hand == 0)
 
     def _notified(self, notification: channel.Notification) -> None:
-        if notification.kind == "sweep":
+        ask = notification.ask
+        if ask is not None and ask.ids:
+            self._urgent_asks.put_nowait(ask)
+        elif notification.kind == "sweep":
+            self._asks += [ask] if ask is not None else []
             self._sweep_now.set()
         self.queue.add(notification.keys, at=notification.at)
         self._gauge()
 
     async def _proven(self, connection: Connection) -> None:
         """After each proof of life: take the jobs that nobody holds; for new ones everything is looked at."""
+        try:
+            if await self._watch.look(connection):
+                self._sweep_now.set()
+        except ChangedError:
+            await self._finish_in_hand()
+            raise
+        await self._upkeep.try_again(connection)
         self.readiness.met(http.Condition.LISTENING)
-        if await self._ownership.take(connection):
+        ready = self._ready
+        if ready is not None and await self._ownership.take(
+            connection, partial(recovery.clean_up, connection, ready.reconciler)
+        ):
             self._sweep_now.set()
         rows = await fetch(connection, query("service", "trigger_errors"), {})
         self.metrics.trigger_errors.set(rows[0][0])
 
-    async def _sweep_often(self) -> None:
+    async def _sweep_often(self, ready: startup.Ready) -> None:
         while True:
             await _set_within(self._sweep_now, self.settings.reconcile_interval)
             self._sweep_now.clear()
+            asks, self._asks = self._asks, []
             started = time.monotonic()
             self._waiting.clear()
-            for job in self._ownership.jobs:
-                async with self._pool.connection() as connection:
-                    await sweep.tidy(connection)
-                    async for keys in sweep.pages(connection, job):
-                        await self.queue.until(lambda: self.queue.waiting < _BACKLOG)
-                        self.queue.add(keys, urgent=False)
-            await self.queue.until(lambda: self.queue.waiting + self.queue.in_hand == 0)
+            async with self._pool.connection() as connection:
+                await sweep.tidy(connection)
+                for job in self._ownership.jobs:
+                    await self._sweep_job(ready, connection, job, [ask.id for ask in asks if ask.job == job.identity])
             self.metrics.sweeps.labels(outcome="done").inc()
             self.metrics.sweep_duration.observe(time.monotonic() - started)
             self.metrics.waiting.clear()
@@ -218,27 +239,90 @@ class Service:
                 self.readiness.met(http.Condition.FIRST_SWEEP)
                 log.info("swept", jobs=len(self._ownership.jobs), seconds=round(time.monotonic() - started, 3))
 
-    async def _reconcile_batches(self) -> None:
+    async def _sweep_job(self, ready: startup.Ready, connection: Connection, job: Job, asks: list[str]) -> None:
+        """Name what may need work, a page after the other, and note what is settled. Those who asked hear of it."""
+        before = self._totals[job.name].copy()
+        if await self._mounts.paused(connection, job):
+            if asks:
+                await self._answer(connection, job, asks, before, looked_at=0, total=0, ended=True)
+            return
+        total = await ready.sweep.how_many(connection, job) if asks else 0
+        looked_at = 0
+        usable = await ready.reconciler.album_usable(connection, job)
+        pages = ready.sweep.pages(
+            connection, job, ready.reconciler.links(job), album_usable=usable, everything=bool(asks)
+        )
+        async for page in pages:
+            if asks:
+                await self._answer(connection, job, asks, before, looked_at=looked_at, total=total)
+            looked_at += page.looked_at
+            self._named, self._unsettled = {found.key.id for found in page.found}, set()
+            self._named |= {found.other_id for found in page.found if found.other_id is not None}
+            self.queue.add(page.keys, urgent=False)
+            await self.queue.until(lambda page=page: not self.queue.holds(page.keys))  # type: ignore[misc]
+            done = [found for found in page.found if not {found.key.id, found.other_id} & self._unsettled]
+            await ready.sweep.remember(connection, job, done)
+        if asks:
+            await self._answer(connection, job, asks, before, looked_at=looked_at, total=looked_at, ended=True)
+
+    async def _answer_urgent(self) -> None:
+        """Look at the assets that somebody asks for, without waiting for a sweep."""
+        while True:
+            ask = await self._urgent_asks.get()
+            for job in self._ownership.jobs:
+                if job.identity == ask.job:
+                    before, keys = self._totals[job.name].copy(), [Key("asset", id_) for id_ in ask.ids]
+                    self.queue.add(keys)
+                    await self.queue.until(lambda keys=keys: not self.queue.holds(keys))  # type: ignore[misc]
+                    count = len(keys)
+                    async with self._pool.connection() as connection:
+                        await self._answer(connection, job, [ask.id], before, looked_at=count, total=count, ended=True)
+
+    async def _answer(
+        self,
+        connection: Connection,
+        job: Job,
+        asks: list[str],
+        before: Counter[str],
+        *,
+        looked_at: int,
+        total: int,
+        ended: bool = False,
+    ) -> None:
+        counts = {name: self._totals[job.name][name] - before[name] for name in ("made", "removed", "failed")}
+        progress = asking.Progress(asks, job.identity, looked_at, max(total, looked_at), **counts, ended=ended)
+        await asking.answer(connection, progress)
+
+    async def _watch_mounts(self) -> None:
+        """See also without work that a folder goes away, and that it is back."""
+        while True:
+            await asyncio.sleep(mounts.EVERY)
+            async with self._pool.connection() as connection:
+                for job in self._ownership.jobs:
+                    await self._mounts.paused(connection, job)
+
+    async def _reconcile_batches(self, ready: startup.Ready) -> None:
         while not self._stop.is_set():
             batch = await self.queue.take(BATCH)
             failed: set[Key] = set(batch.keys)
             try:
-                if not self._stop.is_set():
-                    failed = await self._reconcile(batch)
+                if not self._stop.is_set() and not self._holding:
+                    failed = await self._reconcile(ready.reconciler, batch)
             finally:
                 self.queue.done(batch, failed)
                 self._gauge()
 
-    async def _reconcile(self, batch: Batch) -> set[Key]:
+    async def _reconcile(self, reconciler: Reconciler, batch: Batch) -> set[Key]:
         """Reconcile one batch for each of our jobs; returns the keys that failed."""
         failed: set[Key] = set()
-        reconciler = self._reconciler
-        if reconciler is None:
-            return set(batch.keys)
         self._gauge()
         async with self._pool.connection() as connection:
             for job in self._ownership.jobs:
                 async with self._alone[job.target_user_id]:
+                    if await self._mounts.paused(connection, job):
+                        # What a pause leaves out, the sweep after it names again.
+                        self._unsettled |= self._named
+                        continue
                     failed |= await self._reconcile_job(reconciler, connection, job, batch)
         return failed
 
@@ -252,6 +336,7 @@ class Service:
         if people := batch.ids("person"):
             outcome = await reconciler.people(connection, job, people)
             failed |= {Key("person", id_) for id_ in outcome.failed_people}
+            self._unsettled |= self._named & outcome.failed_people.keys()
         return failed
 
     def _count(self, job: Job, batch: Batch, outcome: Outcome, keys: int) -> None:
@@ -260,7 +345,9 @@ class Service:
         metrics.copies_removed.labels(job=job.name).inc(outcome.removed)
         metrics.keys_reconciled.labels(job=job.name, outcome="failed").inc(len(outcome.failed))
         metrics.keys_reconciled.labels(job=job.name, outcome="done").inc(keys - len(outcome.failed))
-        self._waiting.setdefault(job.name, Counter()).update(outcome.waiting)
+        self._waiting.setdefault(job.name, Counter()).update(outcome.waiting.values())
+        self._unsettled |= self._named & {*outcome.failed, *outcome.failed_people, *outcome.waiting}
+        self._totals[job.name].update(made=len(outcome.made), removed=outcome.removed, failed=len(outcome.failed))
         now = time.time()
         for id_ in outcome.made:
             at = batch.keys.get(Key("asset", id_))
@@ -287,8 +374,3 @@ async def _set_within(event: asyncio.Event, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

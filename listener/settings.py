@@ -7,7 +7,7 @@ these files is touched, and all problems are found at once.
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -21,14 +21,16 @@ from pydantic import SecretStr, ValidationError
 from listener import configfile, inputs
 from listener.inputs import ConfigFile, JobInput, Variables
 
-# Connecting may not hang, and a dead peer is noticed in about a minute; a DB_URL may say otherwise.
+# Connecting may not hang, and a dead peer is noticed within half a minute; a DB_URL may say otherwise.
 _CONNECTION: dict[str, str | int] = {
     "application_name": "immich-shared-library",
     "connect_timeout": 10,
     "keepalives": 1,
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
     "keepalives_count": 3,
+    # Milliseconds. Keepalives are for a wire on which nothing is under way; this is for the others.
+    "tcp_user_timeout": 30_000,
 }
 _SECRET_LIMIT = 64 * 1024  # bytes
 
@@ -89,6 +91,7 @@ class Settings:
     log_level: str
     log_format: Literal["text", "json"]
     notes: tuple[str, ...] = ()  # lines for the log: what was set but has no effect, and why
+    password_file: Path | None = None  # where the password in conninfo comes from, if from a file
 
 
 def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Settings:
@@ -117,12 +120,29 @@ def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> S
         log_level=variables.log_level,
         log_format=variables.log_format,
         notes=tuple(notes),
+        password_file=cwd / variables.db_password_file if variables.db_password_file and not variables.db_url else None,
     )
     if problems:
         # A quoted value may hold anything; each problem stays one line.
         lines = (line if line.isprintable() else repr(line)[1:-1] for line in problems)
         raise SettingsError(tuple(dict.fromkeys(lines)))
     return settings
+
+
+def with_password(settings: Settings) -> Settings:
+    """Return the settings with the password that its file holds now. Raises SettingsError if there is none.
+
+    Those whose password is not from a file stay as they are: the environment of a process cannot change.
+    """
+    if settings.password_file is None:
+        return settings
+    try:
+        password = configfile.read_text(settings.password_file, _SECRET_LIMIT).rstrip("\r\n")
+    except configfile.UnusableFileError as failure:
+        raise SettingsError((f"DB_PASSWORD_FILE: {settings.password_file} {failure}",)) from failure
+    if not password:
+        raise SettingsError((f"DB_PASSWORD_FILE: {settings.password_file} is empty",))
+    return replace(settings, conninfo=make_conninfo(settings.conninfo, password=password))
 
 
 def secrets(settings: Settings) -> tuple[str, ...]:
@@ -143,6 +163,7 @@ def describe(settings: Settings) -> dict[str, object]:
     masked = {key: "***" for key in ("password", "sslpassword") if database.get(key)}
     shown["conninfo"] = {key: str(value) for key, value in database.items()} | masked
     shown["api_key"] = "***" if settings.api_key else None
+    shown["password_file"] = None if settings.password_file is None else str(settings.password_file)
     shown["media_root"], shown["external_root"] = str(settings.media_root), str(settings.external_root)
     shown["jobs"] = [
         {key: str(value) if isinstance(value, UUID) else value for key, value in asdict(job).items()}

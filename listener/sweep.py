@@ -1,13 +1,24 @@
 """The slow way to the same keys: looks through the database for whatever may need work.
 
 It runs at every (re)connect, on a slow timer and when asked. What it names goes behind what notifications name.
+A photo whose state is the one that was noted when nothing was left to do for it is passed over, unless one of its
+files or its link is not there; so is a person. See ``sweep.sql`` for what a state is.
 """
 
-from collections.abc import AsyncIterator
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 from uuid import UUID
 
-from listener.database import Connection, fetch, query
+from psycopg import sql
+
+from listener.database import Connection, fetch, query, statement, uuids
+from listener.immich.catalog import COPIED_TABLES, Catalog
 from listener.settings import Job
+from listener.sync.files import OriginalLinks
 from listener.sync.plan import job_params
 from listener.workqueue import Key
 
@@ -15,18 +26,178 @@ PAGE = 2000
 _BEFORE_ALL = UUID(int=0)
 
 
-async def pages(connection: Connection, job: Job) -> AsyncIterator[list[Key]]:
-    """Yield the keys of one job, a page at a time: at most PAGE keys are in memory."""
-    for name, kind in (("assets", "asset"), ("people", "person")):
-        after = _BEFORE_ALL
-        while True:
-            rows = await fetch(connection, query("sweep", name), {**job_params(job), "after": after, "limit": PAGE})
-            if not rows:
-                break
-            after = rows[-1][0]
-            yield [Key("asset" if kind == "asset" else "person", row[0]) for row in rows]
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One that may need work, the state it is in, and the source's person where it is a mirrored one."""
+
+    key: Key
+    state: int
+    other_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """``looked_at``: how many photos and people this page was about. ``found``: those that may need work."""
+
+    looked_at: int
+    found: list[Found] = field(default_factory=list)
+
+    @property
+    def keys(self) -> list[Key]:
+        """The keys of those that may need work."""
+        return [found.key for found in self.found]
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """The statements for one catalog. ``house``: whatever else a copy depends on, the same for all jobs."""
+
+    house: str
+    assets: bytes
+    people: bytes
+    circumstances: bytes
+
+    @classmethod
+    def compose(cls, catalog: Catalog, house: Sequence[object]) -> "Sweep":
+        """Compose the statements from what this Immich has."""
+        groups = catalog.person_groups
+        names = {
+            "person_id": sql.Identifier("personGroupId" if groups else "id"),
+            "face_person": sql.Identifier("personGroupId" if groups else "personId"),
+        }
+        edits = catalog.has("asset_file", "isEdited")
+        files = {
+            "edited": sql.SQL('file."isEdited"' if edits else "false"),
+            "same_edit": sql.SQL('AND mine."isEdited" = file."isEdited"' if edits else ""),
+            "encoded": query("sweep", "encoded_video")
+            if catalog.has("asset", "encodedVideoPath")
+            else sql.SQL("NULL::text[]"),
+        }
+        states = [query("sweep", "state_of_rows").format(rows=rows) for rows in _rows(catalog)]
+        states.append(query("sweep", "state_of_people").format(**names))
+        cluster_groups = query("sweep", "cluster_groups") if groups else sql.SQL("NULL")
+        return cls(
+            repr((sorted(catalog.tables.items(), key=lambda table: table[0]), *house)),
+            statement("sweep", "assets", states=sql.SQL(", ").join(states), **files),
+            statement("sweep", "people", **names),
+            statement("sweep", "circumstances", cluster_groups=cluster_groups),
+        )
+
+    async def pages(
+        self, connection: Connection, job: Job, links: OriginalLinks, *, album_usable: bool, everything: bool
+    ) -> AsyncIterator[Page]:
+        """Yield what may need work, a page at a time: at most PAGE keys are in memory, and no transaction lasts.
+
+        everything: also what is as it was left.
+        """
+        rows = await fetch(connection, self.circumstances, job_params(job))
+        circumstances = hashlib.sha256(repr((self.house, job, album_usable, rows)).encode()).hexdigest()
+        params = {**_params(job), "circumstances": circumstances, "limit": PAGE}
+        kinds: tuple[tuple[Literal["asset", "person"], bytes], ...] = (("asset", self.assets), ("person", self.people))
+        for kind, text in kinds:
+            after = _BEFORE_ALL
+            while rows := await fetch(connection, text, {**params, "after": after}):
+                after = rows[-1][0]
+                yield await asyncio.to_thread(_page, kind, rows, links, everything=everything)
+
+    async def remember(self, connection: Connection, job: Job, done: Collection[Found]) -> None:
+        """Note the states of those for which nothing was left to do or to wait for."""
+        keys, states = uuids(found.key.id for found in done), [found.state for found in done]
+        await connection.execute(query("sweep", "remember"), {**_params(job), "keys": keys, "states": states})
+
+    async def how_many(self, connection: Connection, job: Job) -> int:
+        """Count the photos in the job's place."""
+        rows = await fetch(connection, query("sweep", "how_many"), _params(job))
+        return int(rows[0][0])
 
 
 async def tidy(connection: Connection) -> None:
     """Drop notes about sources that are gone for good."""
     await connection.execute(query("sweep", "tidy"))
+
+
+def _params(job: Job) -> dict[str, Any]:
+    number = int.from_bytes(hashlib.sha256(job.identity.encode()).digest()[:8], signed=True)
+    return {
+        **job_params(job),
+        "job": number,
+        "uploads": job.kind == "uploads",
+        "source_prefix": job.source_path_prefix,
+    }
+
+
+def _page(
+    kind: Literal["asset", "person"], rows: Sequence[Sequence[Any]], links: OriginalLinks, *, everything: bool
+) -> Page:
+    """Pass over what is known and in place."""
+    return Page(
+        len(rows),
+        [
+            Found(Key(kind, id_), state, other_id)
+            for id_, other_id, state, known, link, original, files in rows
+            if everything or not known or not _in_place(links, link, original, files or ())
+        ],
+    )
+
+
+def _in_place(links: OriginalLinks, link: str | None, original: str | None, files: Sequence[Sequence[str]]) -> bool:
+    try:
+        if link is not None and not links.directory and str(os.readlink(link)) != original:  # noqa: PTH115 - any text
+            return False
+        return all(_same_file(source, copy) for source, copy in files)
+    except OSError:
+        return False
+
+
+def _same_file(source: str, copy: str) -> bool:
+    """Tell whether a file is a hardlink of the other, or a copy that carries its size and time."""
+    one, two = os.stat(source), os.lstat(copy)  # noqa: PTH116 - texts of the database, many of them
+    return os.path.samestat(one, two) or (one.st_size, one.st_mtime_ns) == (two.st_size, two.st_mtime_ns)
+
+
+def _rows(catalog: Catalog) -> list[sql.Composed]:
+    """Return, table by table, the rows that a reconcile reads for the assets ``concerned.ids``."""
+    plural = catalog.has("tag_asset", "tagsId")
+    tag_asset = {
+        "asset": sql.Identifier("assetsId" if plural else "assetId"),
+        "tag": sql.Identifier("tagsId" if plural else "tagId"),
+    }
+    children = [table for table in (*COPIED_TABLES, "asset_file", "asset_face") if catalog.has(table)]
+    of_targets = ("asset_map", "base", "face_map", "tag_map", "album_map")
+    of_sources = ("intent", "skipped", "kept")
+    return [
+        sql.SQL("asset AS row_of WHERE row_of.id = ANY(concerned.ids)").format(),
+        *(
+            sql.SQL('{} AS row_of WHERE row_of."assetId" = ANY(concerned.ids)').format(sql.Identifier(table))
+            for table in children
+        ),
+        sql.SQL(
+            'face_search AS row_of JOIN asset_face AS face ON face.id = row_of."faceId"'
+            ' WHERE face."assetId" = ANY(concerned.ids)'
+        ).format(),
+        sql.SQL("tag_asset AS row_of WHERE row_of.{asset} = ANY(concerned.ids)").format(**tag_asset),
+        sql.SQL(
+            "tag AS row_of JOIN tag_asset AS given ON given.{tag} = row_of.id WHERE given.{asset} = ANY(concerned.ids)"
+        ).format(**tag_asset),
+        sql.SQL(
+            'stack AS row_of JOIN asset AS member ON member."stackId" = row_of.id WHERE member.id = ANY(concerned.ids)'
+        ).format(),
+        *(
+            sql.SQL("public.{} AS row_of WHERE row_of.target_asset_id = ANY(concerned.ids)").format(
+                sql.Identifier(f"_face_sync_{table}")
+            )
+            for table in of_targets
+        ),
+        *(
+            sql.SQL(
+                "public.{} AS row_of WHERE row_of.source_asset_id = ANY(concerned.ids)"
+                " AND row_of.target_user_id = %(target_user)s"
+            ).format(sql.Identifier(f"_face_sync_{table}"))
+            for table in of_sources
+        ),
+        # The target's own photo that a source would double.
+        sql.SQL(
+            "asset AS row_of JOIN public._face_sync_skipped AS skipped ON skipped.other_asset_id = row_of.id"
+            " WHERE skipped.source_asset_id = page.id AND skipped.target_user_id = %(target_user)s"
+        ).format(),
+    ]

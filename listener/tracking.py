@@ -118,6 +118,27 @@ async def migrate(conn: psycopg.AsyncConnection) -> list[int]:
     return applied
 
 
+async def read_note(conn: psycopg.AsyncConnection, key: str) -> str | None:
+    """Return what ``_face_sync_meta`` holds under a key; None also where there are no tracking tables."""
+    queries = sqlfiles.named_queries(_QUERIES)
+    async with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(queries["meta_exists"])
+        if await cursor.fetchone() != (True,):
+            return None
+        await cursor.execute(queries["read_note"], {"key": key})
+        row = await cursor.fetchone()
+    return None if row is None else str(row[0])
+
+
+async def write_note(conn: psycopg.AsyncConnection, key: str, value: str) -> None:
+    """Keep a value under a key of ``_face_sync_meta``; nothing where there are no tracking tables."""
+    queries = sqlfiles.named_queries(_QUERIES)
+    async with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(queries["meta_exists"])
+        if await cursor.fetchone() == (True,):
+            await cursor.execute(queries["write_note"], {"key": key, "value": value})
+
+
 async def set_watched_users(conn: psycopg.AsyncConnection, user_ids: Iterable[UUID]) -> None:
     """Make the users that the triggers speak for exactly these: sources and targets of all jobs.
 

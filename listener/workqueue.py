@@ -70,6 +70,10 @@ class WorkQueue:
         """Keys that failed and wait for their next try."""
         return len(self._pausing)
 
+    def holds(self, keys: Iterable[Key]) -> bool:
+        """Tell whether one of these keys waits or is worked on; one that pauses after a failure is neither."""
+        return any(key in self._urgent or key in self._slow or key in self._in_hand for key in keys)
+
     def add(self, keys: Iterable[Key], *, at: float | None = None, urgent: bool = True) -> None:
         """Name keys. ``at``: when the change happened, in epoch seconds."""
         for key in keys:

@@ -76,7 +76,8 @@ def _fail(within: float, describe: Callable[[], object] | str) -> None:
 def server() -> Iterator[str]:
     """Conninfo of the maintenance database of a server with pgvector; the role may create databases.
 
-    Every worker of pytest-xdist starts a server of its own, so that nothing has to be shared and locked.
+    Every worker of pytest-xdist starts a server of its own, so that nothing has to be shared and locked. TEST_POSTGRES
+    is its version, 16 or 18; TEST_DATABASE_URL names a server that is there already, of a superuser.
     """
     if url := os.environ.get("TEST_DATABASE_URL"):
         yield url
@@ -84,7 +85,8 @@ def server() -> Iterator[str]:
     # Not below pytest's own folder: the server runs as another user where we are root.
     folder = Path(tempfile.mkdtemp(prefix="listener-tests-"))
     try:
-        with embedded(folder / "postgres", durable=False) as conninfo:
+        version = int(os.environ.get("TEST_POSTGRES", "18"))
+        with embedded(folder / "postgres", version=version, durable=False) as conninfo:
             yield conninfo
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, urlencode
 from uuid import UUID, uuid4
@@ -29,6 +29,7 @@ from listener.settings import Job
 from listener.standin import schema
 from listener.tools.verify import Report, render, verify
 from tests.conftest import ImmichDatabase, Roots, eventually
+from tests.role import as_listener
 
 START_WITHIN = 30.0
 SETTLE_WITHIN = 30.0
@@ -36,22 +37,28 @@ SETTLE_WITHIN = 30.0
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """Immich's database and folders, a source user with a library, and a target user with theirs."""
+    """Immich's database and folders, a source user with a library, and a target user with theirs.
+
+    The listener connects as a role of its own, which only may what ``run`` needs. ``as_immich``: as Immich's role, for
+    what needs more: installing, and a first start in a database without our tables.
+    """
 
     immich: ImmichDatabase
     roots: Roots
     jobs: tuple[Job, ...]
     folder: Path
     extra: Mapping[str, str] = field(default_factory=dict)
+    as_immich: bool = False
 
     @property
     def environment(self) -> dict[str, str]:
         """What a user sets, and nothing else of this machine's."""
+        conninfo = self.immich.conninfo if self.as_immich else as_listener(self.immich.conninfo)
         config = self.folder / "config.yaml"
         config.write_text(yaml.safe_dump({"sync_jobs": [_as_config(job) for job in self.jobs]}))
         return {
             "PATH": os.environ["PATH"],
-            "DB_URL": database_url(self.immich.conninfo),
+            "DB_URL": database_url(conninfo),
             "UPLOAD_LOCATION_MOUNT": str(self.roots.media),
             "EXTERNAL_LIBRARY_MOUNT": str(self.roots.external),
             "IMMICH_API_URL": "http://127.0.0.1:9",
@@ -66,7 +73,7 @@ class House:
         """Run one command of the listener to its end."""
         return subprocess.run(
             [sys.executable, "-m", "listener", *words],
-            env=self.environment,
+            env=(replace(self, as_immich=True) if words[0] == "triggers" else self).environment,
             cwd=self.folder,
             input=stdin,
             capture_output=True,
@@ -157,7 +164,7 @@ class Process:
         return f"http://127.0.0.1:{self._port()}"
 
     def _port(self) -> str | None:
-        found = re.search(r"serving metrics and health .*port=(\d+)", self.output)
+        found = re.search(r'serving metrics and health.*port(?:=|": )(\d+)', self.output)
         return found[1] if found else None
 
     def get(self, path: str) -> httpx.Response:
@@ -207,6 +214,8 @@ def _as_config(job: Job) -> dict[str, str]:
         "target_library_id": str(job.target_library_id),
         "target_path_prefix": job.target_path_prefix,
     }
+    if job.album_id is not None:
+        config["album_id"] = str(job.album_id)
     return config | ({"source_path_prefix": job.source_path_prefix} if job.kind == "external" else {})
 
 

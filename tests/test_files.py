@@ -19,6 +19,7 @@ from listener.immich.layout import Layout, RefusedPathError, path_checksum
 from listener.settings import Job
 from listener.sync import files
 from listener.sync.files import FileProblemError, FileTask, OriginalLinks, place, remove_files
+from listener.sync.folders import held
 from tests.conftest import Roots
 
 SOURCE = UUID("11111111-1111-4111-8111-111111111111")
@@ -144,13 +145,13 @@ def other_filesystem() -> Iterator[Path]:
 def test_across_file_systems_a_hardlink_gives_way_to_a_copy(pair: Pair, other_filesystem: Path) -> None:
     """As where thumbs lie on a disk of their own. The walls are left out: two file systems have no root of ours."""
     target = other_filesystem / "bob" / "b.jpeg"
-    stat = pair.source.stat()
-    assert files._hardlink(pair.source, target, stat, "auto") is None
-    assert files._copy(pair.source, target, stat) == "copy"
-    assert (target.read_bytes(), target.stat().st_mtime_ns) == (b"picture", OLD_NS)
-    assert files._copy(pair.source, target, stat) == "unchanged"
-    with pytest.raises(OSError, match="cross-device") as refused:
-        files._hardlink(pair.source, other_filesystem / "c.jpeg", stat, "hardlink")
+    with held(pair.source, pair.source.parent) as origin:
+        assert files._hardlink(origin, target, other_filesystem, "auto") is None
+        assert files._copy(origin, target, other_filesystem) == "copy"
+        assert (target.read_bytes(), target.stat().st_mtime_ns) == (b"picture", OLD_NS)
+        assert files._copy(origin, target, other_filesystem) == "unchanged"
+        with pytest.raises(OSError, match="cross-device") as refused:
+            files._hardlink(origin, other_filesystem / "c.jpeg", other_filesystem, "hardlink")
     assert refused.value.errno == errno.EXDEV
 
 

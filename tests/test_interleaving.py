@@ -20,17 +20,18 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 from psycopg import sql
-from psycopg_pool import AsyncConnectionPool
 
-from listener import channel, preflight, sweep, tracking, triggers
+from listener import channel, preflight, tracking, triggers
 from listener.channel import Notification
-from listener.database import Connection, connect, pool
+from listener.database import Connection, Pool, connect
 from listener.immich.api import Features
 from listener.ops.metrics import Metrics
+from listener.ownership import Ownership
 from listener.settings import Job
 from listener.standin.player import Player, interleave
 from listener.standin.postgres import create_database, drop_database
 from listener.standin.recording import Transaction, recorded, recorded_releases
+from listener.sweep import Sweep
 from listener.sync.reconciler import Reconciler
 from listener.tools.verify import Report, render, verify
 from listener.workqueue import Batch, Key, WorkQueue
@@ -142,9 +143,12 @@ class Listener:
             proven.set()
 
         connection, listening = await channel.open_listening(self.conninfo, metrics, arrived)
-        async with connection, pool(self.conninfo, 3) as connections:
+        owner = uuid.uuid4()
+        async with connection, Pool(self.conninfo, 3, owner) as connections:
+            catalog = await preflight.check_immich(connection)
+            await Ownership(self.jobs, owner).take(connection)
             reconciler = Reconciler.compose(
-                await preflight.check_immich(connection),
+                catalog,
                 media_root=self.roots.media,
                 external_root=self.roots.external,
                 link_mode="auto",
@@ -166,7 +170,7 @@ class Listener:
                 await self._while_alive(tasks, asyncio.to_thread(immich))
                 for notification in chaos.late() if chaos else ():
                     queue.add(notification.keys, at=notification.at)
-                await self._sweep(connections, queue)
+                await self._sweep(connections, queue, reconciler, Sweep.compose(catalog, ()))
                 idle = queue.until(lambda: queue.waiting + queue.in_hand + queue.pausing == 0)
                 await self._while_alive(tasks, asyncio.wait_for(idle, 60))
             finally:
@@ -187,11 +191,12 @@ class Listener:
                 failed |= {Key("person", id_) for id_ in outcome.failed_people}
         return failed
 
-    async def _sweep(self, connections: "AsyncConnectionPool[Connection]", queue: WorkQueue) -> None:
+    async def _sweep(self, connections: Pool, queue: WorkQueue, reconciler: Reconciler, sweep: Sweep) -> None:
         for job in self.jobs:
             async with connections.connection() as reader:
-                async for keys in sweep.pages(reader, job):
-                    queue.add(keys, urgent=False)
+                links = reconciler.links(job)
+                async for page in sweep.pages(reader, job, links, album_usable=True, everything=False):
+                    queue.add(page.keys, urgent=False)
 
     async def _while_alive(self, tasks: "list[asyncio.Task[None]]", awaited: Any) -> None:
         """Wait for something; a task that fails meanwhile is the failure."""

@@ -139,7 +139,7 @@ def test_status_tells_how_each_job_stands(carol: PhotoHouse) -> None:
 
 
 def test_before_the_first_start_it_says_so(immich: ImmichDatabase, roots: Roots, tmp_path: Path) -> None:
-    house = photo_house(immich, roots, tmp_path).house
+    house = replace(photo_house(immich, roots, tmp_path).house, as_immich=True)
     for words in (("skipped", "list"), ("failures", "retry", "--all"), ("status",)):
         done = house.command(*words)
         assert done.returncode == 2

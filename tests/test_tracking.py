@@ -127,6 +127,7 @@ async def test_a_fresh_database_gets_the_tables_once(conn: Connection) -> None:
         "_face_sync_kept",
         "_face_sync_meta",
         "_face_sync_person_map",
+        "_face_sync_seen",
         "_face_sync_skipped",
         "_face_sync_stack_map",
         "_face_sync_tag_map",

@@ -266,6 +266,39 @@ def test_a_write_to_a_person_names_the_person(writer: Immich, owner: UUID) -> No
     assert writer.errors() == 0
 
 
+@on_both_people_models
+def test_a_write_to_a_stack_names_its_covers(writer: Immich, owner: UUID) -> None:
+    """Another cover is written into the stack alone: no asset changes."""
+    first, second = writer.assets(owner, 2)
+    writer.heard()
+    stack = writer.insert("stack", {"ownerId": owner, "primaryAssetId": first})[0]
+    assert writer.heard() == [("asset", frozenset({first}))]
+    writer.execute('UPDATE stack SET "primaryAssetId" = %s WHERE id = %s', second, stack)
+    assert writer.heard() == [("asset", frozenset({first, second}))]
+    writer.execute('UPDATE stack SET "primaryAssetId" = "primaryAssetId" WHERE id = %s', stack)
+    assert writer.heard() == []
+    writer.execute("DELETE FROM stack WHERE id = %s", stack)
+    assert writer.heard() == [("asset", frozenset({second}))]
+    writer.execute("DELETE FROM stack WHERE id = %s", stack)
+    assert writer.heard() == []
+    other = writer.user()
+    writer.insert("stack", {"ownerId": other, "primaryAssetId": writer.asset(other)})
+    writer.execute("DELETE FROM stack")
+    assert writer.heard() == []
+    assert writer.errors() == 0
+
+
+@pytest.mark.parametrize("immich", ["2.0.0"], indirect=True)
+def test_a_stack_without_a_cover_column_is_no_error(writer: Immich, owner: UUID) -> None:
+    stack = writer.insert("stack", {"ownerId": owner, "primaryAssetId": writer.asset(owner)})[0]
+    writer.heard()
+    writer.execute('ALTER TABLE stack DROP COLUMN "primaryAssetId" CASCADE, ADD COLUMN note text')
+    writer.execute("UPDATE stack SET note = 'x' WHERE id = %s", stack)
+    writer.execute("DELETE FROM stack")
+    assert writer.heard() == []
+    assert writer.errors() == 0
+
+
 async def test_one_users_view_of_a_shared_person(conn: psycopg.AsyncConnection, new_immich: Any) -> None:
     """3.2 on: two users' rows of one person group; a change of the unwatched one's is no news."""
     database = new_immich("3.2.0")
@@ -486,7 +519,7 @@ def test_a_lock_on_our_tables_does_not_hold_immich_up(writer: Immich, owner: UUI
 
 @pytest.mark.parametrize("immich", ["2.0.0"], indirect=True)
 def test_columns_go_in_one_transaction_with_rows_changed(writer: Immich, owner: UUID) -> None:
-    """What upgrades from 2.0 to 3.2 do to the six tables, after and before statements of the same session."""
+    """What upgrades from 2.0 to 3.2 do to tables of ours, after and before statements of the same session."""
     asset, person = writer.asset(owner), writer.person(owner)
     writer.face(asset, person)
     writer.insert("asset_job_status", {"assetId": asset})
@@ -629,7 +662,7 @@ async def test_uninstall_leaves_the_catalog_as_it_was(immich: ImmichDatabase, co
 
     result = await triggers.install(conn)
     assert result.absent == ()
-    assert set(result.changed) == {"notify_change()", "guard_original()", *triggers.TABLES}
+    assert set(result.changed) == {"notify_change()", "guard_original()", "immich_uuid_v7()", *triggers.TABLES}
     assert (await triggers.status(conn)).ok
     installed = catalog(immich.conninfo)
     assert installed != before
@@ -675,6 +708,7 @@ async def test_status_tells_each_state_and_install_mends_it(writer: Immich, conn
     assert [(f.name, f.state) for f in found.functions] == [
         ("notify_change", "outdated"),
         ("guard_original", "installed"),
+        ("immich_uuid_v7", "installed"),
     ]
     assert state(found, "asset") == triggers.TableStatus(
         "asset", "disabled", installed=("insert", "delete"), disabled=("update",)

@@ -7,7 +7,9 @@ The people model is found the same way (Immich 3.2 replaced ``person.id`` by per
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from listener.database import Connection, query
+import psycopg
+
+from listener.database import Connection, fetch, query
 
 # Tables whose rows belong to one asset and that a copy gets, in the order of writing.
 COPIED_TABLES = (
@@ -51,10 +53,26 @@ _REQUIRED = {
     "smart_search": ("assetId",),
     "face_search": ("faceId",),
 }
+# Whose rows go with their asset, by a foreign key. A backup that is being loaded gets its keys last, and what is
+# deleted before them leaves rows behind on which the keys then fail.
+_TIED = frozenset({"asset_exif", "asset_face", "asset_file", "asset_job_status", "smart_search", "tag_asset"})
+
+MAYBE_CHANGED = (
+    psycopg.ProgrammingError,
+    psycopg.NotSupportedError,
+    psycopg.errors.NotNullViolation,
+    psycopg.errors.ForeignKeyViolation,
+    psycopg.errors.InvalidTextRepresentation,
+)
+"""What statements fail with when tables are no longer what they were composed for."""
 
 
 class NotImmichError(Exception):
     """The database is not Immich's, or older than 2.0. The text says what to do."""
+
+
+class ChangedError(Exception):
+    """Immich's database is no longer what it was when the catalog was read; the text says in what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +86,14 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The tables of schema ``public``: ``{table: {column: Column}}``, and what hangs on ``asset``."""
+    """The tables of schema ``public``: ``{table: {column: Column}}``, and what hangs on ``asset``.
+
+    fingerprint: of all of it; it also differs where a table was dropped and made again.
+    """
 
     tables: Mapping[str, Mapping[str, Column]]
     hanging: frozenset[str]
+    fingerprint: str = ""
 
     def has(self, table: str, column: str | None = None) -> bool:
         """Tell whether this Immich has the table, or the table's column."""
@@ -98,13 +120,28 @@ class Catalog:
 
 async def read(connection: Connection) -> Catalog:
     """Read the catalog. Raises NotImmichError if this is no Immich database of 2.0 or later."""
+    # First of all: what changes while the rest is read then shows as a change.
+    ((fingerprint,),) = await fetch(connection, query("catalog", "fingerprint"), {})
     cursor = await connection.execute(query("catalog", "columns"))
     tables: dict[str, dict[str, Column]] = {}
     for table, column, kind, required in await cursor.fetchall():
         tables.setdefault(table, {})[column] = Column(column, kind, required)
     _check(tables)
     cursor = await connection.execute(query("catalog", "tables_hanging_on_asset"))
-    return Catalog(tables, frozenset(row[0] for row in await cursor.fetchall()))
+    hanging = frozenset(row[0] for row in await cursor.fetchall())
+    if not hanging >= _TIED:
+        raise NotImmichError(
+            f"the foreign keys to asset of {', '.join(sorted(_TIED - hanging))} are missing: a backup is being "
+            "restored, or was restored in part. Wait until it is done, or restore it anew"
+        )
+    return Catalog(tables, hanging, fingerprint)
+
+
+async def refuse_changed(connection: Connection, catalog: Catalog) -> None:
+    """Raise ChangedError if the tables are no longer those of this catalog."""
+    ((fingerprint,),) = await fetch(connection, query("catalog", "fingerprint"), {})
+    if fingerprint != catalog.fingerprint:
+        raise ChangedError("Immich's tables have changed")
 
 
 def _check(tables: Mapping[str, Mapping[str, Column]]) -> None:

@@ -64,6 +64,10 @@ class Layout:
         """Return the folders in which files of this copy can be."""
         return tuple(self._user_folder(folder, target_user, target_id) for folder in _FILE_FOLDERS)
 
+    def user_folders(self, user: UUID) -> tuple[Path, ...]:
+        """Return the folders in which all generated files of a user are."""
+        return tuple(self.media_root / folder / str(user) for folder in _FILE_FOLDERS)
+
     def _user_folder(self, folder: str, user: UUID, id_: UUID) -> Path:
         text = str(id_)
         return self.media_root / folder / str(user) / text[0:2] / text[2:4]
@@ -83,6 +87,17 @@ class Layout:
         """Return the path of a link of ours: its folder is sure to stay below the external root."""
         folder, name = os.path.split(path)
         return _inside(folder, self.external_root) / name
+
+
+def empty(folder: Path) -> str | None:
+    """Return in words why nothing can be in a folder, as in a mount point without its disk; None where something is."""
+    try:
+        with os.scandir(folder) as entries:
+            return "is empty" if next(entries, None) is None else None
+    except FileNotFoundError:
+        return "is not there"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
 
 
 def _inside(path: str, root: Path) -> Path:

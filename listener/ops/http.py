@@ -30,6 +30,7 @@ class Condition(StrEnum):
     DATABASE = "not connected to Immich's database"
     LISTENING = "notifications are not proven to arrive"
     FIRST_SWEEP = "the first sweep is not done"
+    MOUNTED = "a folder is not mounted"
 
 
 class Readiness:

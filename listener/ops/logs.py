@@ -113,10 +113,20 @@ def setup(
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 
+def mask(secrets: Iterable[str]) -> None:
+    """Mask these texts too from now on, wherever they appear: a secret may change while we run."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, _Formatter):
+            handler.formatter.mask(secrets)
+
+
 class _Formatter(logging.Formatter):
     def __init__(self, secrets: tuple[str, ...]) -> None:
         super().__init__()
         self._secrets = secrets
+
+    def mask(self, secrets: Iterable[str]) -> None:
+        self._secrets = tuple(sorted({*self._secrets, *filter(None, secrets)}, key=len, reverse=True))
 
     def _masked(self, text: str) -> str:
         for secret in self._secrets:

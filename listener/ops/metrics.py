@@ -29,6 +29,7 @@ class Metrics:
         self.files = self._counter("files", "Files made (hardlink, copy, reflink, symlink) or removed.", "how")
         self.failures = self._counter("failures", "Failed tries to make or change a copy.", "job", "reason")
         self.waiting = self._gauge("waiting_sources", "Sources that wait to be ready.", "job", "reason")
+        self.paused = self._gauge("paused", "1 while a job pauses because a folder of its is not mounted.", "job")
         self.latency = self._histogram(
             "latency_seconds", "Time from a change in Immich to the finished copy.", _LATENCY
         )
@@ -38,6 +39,12 @@ class Metrics:
         self.reconnects = self._counter("reconnects", "Times the listening connection was made anew.")
         self.trigger_errors = self._gauge(
             "trigger_errors", "Errors that the triggers caught since they were installed."
+        )
+        self.triggers_installed = self._gauge(
+            "triggers_installed", "1 if all triggers are as install leaves them, else 0."
+        )
+        self.immich_busy = self._gauge(
+            "immich_busy", "1 while the listener waits for an upgrade or the maintenance of Immich, else 0."
         )
         Info(f"{_PREFIX}_build", "What runs.", registry=self.registry).info(
             {"version": _version(), "python": platform.python_version()}

@@ -4,7 +4,7 @@ A person is named by one id everywhere here: up to 3.1 that is ``person.id``; fr
 ``person_group``, of which the acting user has a ``person`` row of their own.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -92,14 +92,18 @@ class PeopleActions(Jobs):
         self.change_person(person, faceAssetId=face)
         self._make_thumbnail(person)
 
-    def merge_people(self, survivor: UUID, *others: UUID) -> None:
-        """Merge people into one, which takes name and date of birth if it has none."""
+    def merge_people(self, survivor: UUID, *others: UUID, between: Callable[[], object] = lambda: None) -> None:
+        """Merge people into one, which takes name and date of birth if it has none.
+
+        ``between`` is what happens in the meantime: between the moving of one's faces and their deletion.
+        """
         for other in others:
             kept, gone = self.person(survivor), self.person(other)
             taken = {c: gone[c] for c in ("name", "birthDate") if gone[c] and not kept[c]}
             if taken:
                 self.change_person(survivor, **taken)
             self.rows.run("move_faces", survivor=survivor, gone=other, user=self.user_id)
+            between()
             self._delete_people([gone])
 
     def delete_person(self, *people: UUID) -> None:

@@ -12,12 +12,13 @@ from uuid import UUID
 
 from psycopg import sql
 
-from listener.database import Connection, fetch, query, statement, uuids, writing
+from listener.database import Connection, fetch, query, statement, uuids
 from listener.immich.catalog import Catalog
 from listener.immich.layout import path_checksum
 from listener.settings import Job
 from listener.sync.extras import Extras
 from listener.sync.people import People, Person
+from listener.sync.phones import Phones
 from listener.sync.plan import Source, batch_params, job_params, own_edits_of
 from listener.sync.rules import LOCKABLE, asset_rule, child_statements, file_rule, parts
 
@@ -62,6 +63,7 @@ class Rows:
     upsert_files: bytes
     people: People
     extras: Extras
+    phones: Phones
     note_edits: bytes | None
 
     @classmethod
@@ -72,27 +74,13 @@ class Rows:
         file = parts(catalog, "asset_file", rule)
         return cls(
             hold=statement("rows", "hold", own_edits=own_edits_of(catalog)),
-            assets=statement(
-                "rows",
-                "upsert_assets",
-                columns=asset.columns,
-                values=asset.values,
-                changes=asset.changes,
-                differs=asset.differs,
-            ),
+            assets=statement("rows", "upsert_assets", **asset.named()),
             children=child_statements(catalog),
             delete_files=statement("rows", "delete_files", same=sql.SQL(rule.same), ours=sql.SQL(rule.ours)),
-            upsert_files=statement(
-                "rows",
-                "upsert_files",
-                columns=file.columns,
-                values=file.values,
-                key=file.key,
-                changes=file.changes,
-                differs=file.differs,
-            ),
+            upsert_files=statement("rows", "upsert_files", **file.named()),
             people=People.compose(catalog),
             extras=Extras.compose(catalog),
+            phones=Phones.compose(catalog),
             note_edits=statement("rows", "note_edits") if catalog.has("asset_edit") else None,
         )
 
@@ -111,10 +99,13 @@ class Rows:
         album: where the copies belong, if it can be used. own_sidecars: an XMP beside a copy is its user's, since
         copies have links of their own.
         """
-        async with writing(connection, job.target_user_id, job.identity):
+        async with self.phones.writing(connection, job):
             started = time.monotonic()
             copies = await self._still_wanted(connection, job, copies)
             written = await self._write(connection, job, copies, people, album, own_sidecars=own_sidecars)
+            # Files that no row names any more go after the commit: a crash between leaves a mark.
+            if leaving := written.leaving:
+                await connection.execute(query("plan", "begin"), {**job_params(job), **batch_params(leaving)})
             if time.monotonic() - started > TRANSACTION_SECONDS:
                 raise TooSlowError(f"writing {len(copies)} copies took over {TRANSACTION_SECONDS} s")
         return written
@@ -203,6 +194,12 @@ class Written:
     rows: dict[str, int]
     before: frozenset[str]
     named: frozenset[str]
+
+    @property
+    def leaving(self) -> list[Source]:
+        """The sources of copies of which some file is to go."""
+        gone = self.before - self.named
+        return [copy.source for copy in self.copies if any(str(copy.source.target_id) in path for path in gone)]
 
 
 def _to_millisecond(time_ns: int) -> datetime:

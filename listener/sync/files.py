@@ -2,6 +2,9 @@
 
 Nothing here knows of the database. Every function brings one file to what it should be, and does nothing where
 it is so already; each replaces a file by a rename, so that nobody ever reads half of one.
+
+Everything is made and removed in folders that are held open (`listener.sync.folders`): what was checked cannot be
+swapped for a symlink that leads elsewhere.
 """
 
 import contextlib
@@ -9,12 +12,14 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from listener.immich.layout import Layout, RefusedPathError
+from listener.sync.folders import MODE, Entry, held, make_alike, make_link_alike, really_held, within
 
 LinkMode = Literal["auto", "hardlink", "copy"]
 How = Literal["unchanged", "hardlink", "reflink", "copy", "symlink", "removed"]
@@ -22,8 +27,9 @@ How = Literal["unchanged", "hardlink", "reflink", "copy", "symlink", "removed"]
 # A hardlink cannot be: another filesystem or bind mount, not permitted, not supported, too many links.
 _NO_HARDLINK = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
 _FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file (btrfs, XFS)
-# An empty folder may be taken away by another batch between making it and using it.
-_FOLDER_ATTEMPTS = 5
+# Linux: a path, and a name in it, in bytes.
+_LONGEST_PATH = 4095
+_LONGEST_NAME = 255
 
 
 class FileProblemError(Exception):
@@ -54,12 +60,13 @@ def place(task: FileTask, layout: Layout, mode: LinkMode) -> How:
         source, target = layout.inside_media(task.source), layout.inside_media(task.target)
         if task.once and target.exists() and not (source.exists() and target.samefile(source)):
             return "unchanged"
-        stat = source.stat()
-        if task.shared and mode != "copy":
-            how = _hardlink(source, target, stat, mode)
-            if how is not None:
-                return how
-        return _copy(source, target, stat)
+        real = Path(os.path.realpath(source))
+        with really_held(real, layout.media_root) as origin:
+            if task.shared and mode != "copy":
+                how = _hardlink(origin, target, layout.media_root, mode)
+                if how is not None:
+                    return how
+            return _copy(origin, target, layout.media_root)
     except RefusedPathError as error:
         raise FileProblemError("refused", str(error)) from error
     except FileNotFoundError as error:
@@ -74,12 +81,16 @@ def _kind(error: OSError) -> str:
     return errno.errorcode.get(error.errno or 0, "os")
 
 
-def _hardlink(source: Path, target: Path, stat: os.stat_result, mode: LinkMode) -> How | None:
+def _hardlink(origin: Entry, target: Path, root: Path, mode: LinkMode) -> How | None:
     with contextlib.suppress(FileNotFoundError):
-        if os.path.samestat(target.lstat(), stat):
+        if os.path.samestat(target.lstat(), _file(origin)):
             return "unchanged"
+
+    def link(partial: Entry) -> None:
+        os.link(origin.name, partial.name, src_dir_fd=origin.folder, dst_dir_fd=partial.folder, follow_symlinks=False)
+
     try:
-        _in_folder_of(target, lambda partial: os.link(source, partial))
+        _by_a_rename(target, root, link)
     except OSError as error:
         if mode == "auto" and error.errno in _NO_HARDLINK:
             return None
@@ -87,59 +98,67 @@ def _hardlink(source: Path, target: Path, stat: os.stat_result, mode: LinkMode) 
     return "hardlink"
 
 
-def _copy(source: Path, target: Path, stat: os.stat_result) -> How:
+def _copy(origin: Entry, target: Path, root: Path) -> How:
+    like = _file(origin)
     # The copy carries its source's time: size and time tell whether it is still the same.
     with contextlib.suppress(FileNotFoundError):
         now = target.lstat()
-        if (now.st_size, now.st_mtime_ns) == (stat.st_size, stat.st_mtime_ns) and not os.path.samestat(now, stat):
+        if (now.st_size, now.st_mtime_ns) == (like.st_size, like.st_mtime_ns) and not os.path.samestat(now, like):
             return "unchanged"
     how: How = "copy"
 
-    def fill(partial: Path) -> None:
+    def fill(partial: Entry) -> None:
         nonlocal how
-        with source.open("rb") as read, partial.open("wb") as write:
+        # Nobody else may read it before it has its mode.
+        with (
+            open(origin.open(os.O_RDONLY), "rb") as read,  # noqa: PTH123 - a descriptor has no path
+            open(partial.open(os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as write,  # noqa: PTH123
+        ):
             try:
                 fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
                 how = "reflink"
             except OSError:
                 shutil.copyfileobj(read, write, 1 << 20)
-        os.utime(partial, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+            write.flush()
+            make_alike(write.fileno(), like, like.st_mode & MODE)
+            os.utime(write.fileno(), ns=(like.st_atime_ns, like.st_mtime_ns))
 
-    _in_folder_of(target, fill)
+    _by_a_rename(target, root, fill)
     return how
 
 
-def _in_folder_of(target: Path, make: Callable[[Path], None]) -> None:
+def _file(origin: Entry) -> os.stat_result:
+    found = origin.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise FileProblemError("not a file", f"{origin.name!r} is not a file")
+    return found
+
+
+def _by_a_rename(target: Path, root: Path, make: Callable[[Entry], None]) -> None:
     """Make a generated file beside ``target`` and rename it there, so that the change is one step.
 
-    The name on the way begins with the copy's id as every name in that folder that is ours.
+    The name on the way begins with the copy's id as every name in that folder that is ours. It is cut: the file's
+    own name may be as long as a name can be.
     """
-    partial = target.with_name(f"{target.name}.partial")
 
-    def replace() -> None:
+    def replace(entry: Entry) -> None:
+        partial = entry.beside(f"{entry.name[:48]}.partial")
         # Left by a crash; an open hardlink would write into the source's file.
         partial.unlink(missing_ok=True)
         try:
             make(partial)
-            partial.replace(target)
+            os.replace(partial.name, entry.name, src_dir_fd=partial.folder, dst_dir_fd=entry.folder)
         finally:
             # Also after success: renaming one name of a file over another of the same file does nothing.
             partial.unlink(missing_ok=True)
 
-    _in_folder(target.parent, replace)
+    within(target, root, replace, really_held)
 
 
-def _in_folder(folder: Path, make: Callable[[], None]) -> None:
-    """Make something in a folder, and the folder before it, also where others take empty folders away."""
-    for attempt in range(_FOLDER_ATTEMPTS):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            make()
-        except FileNotFoundError:
-            if attempt == _FOLDER_ATTEMPTS - 1 or folder.is_dir():
-                raise
-        else:
-            return
+def fits(path: str) -> bool:
+    """Tell whether a path, and each name in it, is short enough to be a file's."""
+    names = os.fsencode(path)
+    return len(names) <= _LONGEST_PATH and all(len(name) <= _LONGEST_NAME for name in names.split(b"/"))
 
 
 class OriginalLinks:
@@ -176,20 +195,33 @@ class OriginalLinks:
         """Make the link of one copy. Raises FileProblemError, also where a file that is not ours is in the way."""
         try:
             target = self._own(path)
-            if target.is_symlink():
-                if str(target.readlink()) == original:
-                    return "unchanged"
-                # No other name is used on the way: it could be one of the user's files. A crash between the two
-                # steps leaves no link, and the next sweep makes it.
-                target.unlink()
-            elif target.exists():
-                raise FileProblemError("in the way", f"a file that is not ours is in the way at {path!r}: move it away")
-            _in_folder(target.parent, lambda: target.symlink_to(original))
+            if not self._layout.external_root.is_dir():
+                raise FileProblemError("unmounted", f"{str(self._layout.external_root)!r} is not there: mount it")
+            how: How = "unchanged"
+
+            def link(entry: Entry) -> None:
+                nonlocal how
+                there = _readlink(entry)
+                if there == original:
+                    return
+                if there is not None:
+                    # No other name is used on the way: it could be one of the user's files. A crash between the two
+                    # steps leaves no link, and the next sweep makes it.
+                    entry.unlink()
+                os.symlink(original, entry.name, dir_fd=entry.folder)
+                make_link_alike(entry)
+                how = "symlink"
+
+            within(target, self._layout.external_root, link)
+        except FileExistsError as error:
+            raise FileProblemError(
+                "in the way", f"a file that is not ours is in the way at {path!r}: move it away"
+            ) from error
         except RefusedPathError as error:
             raise FileProblemError("refused", str(error)) from error
         except OSError as error:
             raise FileProblemError(_kind(error), f"cannot make the link {path!r}: {error.strerror}") from error
-        return "symlink"
+        return how
 
     def unlink(self, path: str) -> bool:
         """Take the link of one copy away, and folders that are empty then. Never a file. Raises FileProblemError."""
@@ -197,13 +229,13 @@ class OriginalLinks:
             return False
         try:
             target = self._own(path)
-            if not target.is_symlink():
+            if not self._unlinked(target):
                 return False
-            target.unlink(missing_ok=True)
             for folder in target.parents:
                 if str(folder) == self._prefix or not str(folder).startswith(self._prefix + "/"):
                     break
-                folder.rmdir()
+                with held(folder, self._layout.external_root) as entry:
+                    os.rmdir(entry.name, dir_fd=entry.folder)
         except RefusedPathError as error:
             raise FileProblemError("refused", str(error)) from error
         except OSError as error:
@@ -212,13 +244,44 @@ class OriginalLinks:
                 raise FileProblemError(_kind(error), f"cannot remove the link {path!r}: {error.strerror}") from error
         return True
 
+    def unlink_former(self, path: str, now: str, original: str) -> bool:
+        """Take away the link that a copy, now at ``now``, had below a former prefix. Raises FileProblemError.
+
+        Only what is surely the copy's: a symlink to that very original, at the same place below the other prefix, and
+        no symlink on the way to it.
+        """
+        former = path.removesuffix(now.removeprefix(self._prefix))
+        try:
+            with held(Path(path), self._layout.external_root) as entry:
+                ours = former != path and _readlink(entry) == original
+        except (RefusedPathError, FileNotFoundError, FileExistsError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise FileProblemError(_kind(error), f"cannot read the link {path!r}: {error.strerror}") from error
+        return ours and OriginalLinks(self._layout, former).unlink(path)
+
+    def _unlinked(self, target: Path) -> bool:
+        with contextlib.suppress(FileNotFoundError), held(target, self._layout.external_root) as entry:
+            if stat.S_ISLNK(entry.lstat().st_mode):
+                entry.unlink()
+                return True
+        return False
+
     def _own(self, path: str) -> Path:
         self._layout.relative(path, self._prefix)
-        target = self._layout.inside_external(path)
-        below = str(target.parent).removeprefix(self._prefix)
-        if os.path.realpath(target.parent) != os.path.realpath(self._prefix) + below:
-            raise RefusedPathError(f"the path {path!r} leads through a symlink out of {self._prefix!r}")
-        return target
+        return Path(path)
+
+
+def _readlink(entry: Entry) -> str | None:
+    """Return where a symlink leads, None if nothing is there. Raises FileExistsError for anything else."""
+    try:
+        return os.readlink(entry.name, dir_fd=entry.folder)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
+        raise
 
 
 def remove_files(layout: Layout, folders: Sequence[Path], id_: str, named: Sequence[str]) -> int:
@@ -235,7 +298,8 @@ def remove_files(layout: Layout, folders: Sequence[Path], id_: str, named: Seque
     for path in paths:
         try:
             layout.inside_media(str(path.parent))
-            path.unlink()
+            with really_held(path, layout.media_root) as entry:
+                entry.unlink()
             removed += 1
         except FileNotFoundError:
             continue

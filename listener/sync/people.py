@@ -30,6 +30,7 @@ class Person:
     thumbnail: '' while the source has none. theirs: the target's own person, whom we do not write. once: the
     thumbnail is theirs to change once it is there (from 3.2 on, as long as the feature photo shows that person).
     needed: a copied face names them, and is not one that the target user gave to somebody else.
+    there: who stands for them was there when this was read.
     """
 
     source_id: UUID
@@ -39,6 +40,7 @@ class Person:
     theirs: bool
     once: bool
     needed: bool
+    there: bool
 
     @property
     def task(self) -> FileTask | None:
@@ -48,14 +50,19 @@ class Person:
         return FileTask(self.source_thumbnail, self.thumbnail, shared=False, once=self.once)
 
 
+class GoneError(Exception):
+    """People of the target's were merged or deleted since the batch was planned: it is to be planned anew."""
+
+
 @dataclass(frozen=True, slots=True)
 class People:
     """The statements for one catalog."""
 
-    person_groups: bool
     adopt: bytes
+    tell_adopted: bytes
     of_assets: bytes
     by_id: bytes
+    hold: bytes
     groups: bytes | None
     upsert: bytes
     face_search: bytes
@@ -73,65 +80,63 @@ class People:
             "person_id": sql.Identifier("personGroupId" if groups else "id"),
             "face_person": sql.Identifier("personGroupId" if groups else "personId"),
         }
-        mirror = query("people", "mirror_group" if groups else "mirror_person")
+        one_group = query("people", "one_group") if groups else sql.SQL("false")
+        mirror = query("people", "mirror_group" if groups else "mirror_person").format(one_group=one_group)
         person = parts(catalog, "person", _person_rule(groups))
         face = parts(catalog, "asset_face", _face_rule(groups))
         search = parts(catalog, "face_search", FACE_SEARCH)
-        theirs = query("people", "not_theirs")
+        may_go = query("people", "may_go").format(**names)
         own = query("people", "own_choice").format(**names)
-        votes = query("people", "votes_in_own_group" if groups else "votes_always")
-        stands = query("people", "feature_stands").format(mirror_id=mirror) if groups else sql.SQL("false")
+        looks = {
+            "mirror_id": mirror,
+            "stands": query("people", "feature_stands").format(mirror_id=mirror) if groups else sql.SQL("false"),
+            "there": query("people", "there").format(mirror_id=mirror, **names),
+            "back": query("people", "back").format(**names),
+        }
         feature = query("people", "feature_of_group" if groups else "feature_of_person").format(**names)
         return cls(
-            person_groups=groups,
             adopt=statement("people", "adopt_survivors", **names),
-            of_assets=statement("people", "people_of_assets", mirror_id=mirror, stands=stands, own=own, **names),
-            by_id=statement("people", "people_by_id", mirror_id=mirror, stands=stands, **names),
+            tell_adopted=statement("people", "tell_adopted", **names),
+            of_assets=statement("people", "people_of_assets", own=own, **looks, **names),
+            by_id=statement("people", "people_by_id", **looks, **names),
+            hold=statement("people", "hold", **names),
             groups=statement("people", "person_groups") if groups else None,
             upsert=statement(
                 "people",
                 "upsert_people_and_faces",
-                person_columns=person.columns,
-                person_values=person.values,
-                person_key=person.key,
-                person_changes=person.changes,
-                person_differs=person.differs,
-                face_columns=face.columns,
-                face_values=face.values,
-                face_changes=face.changes,
-                face_differs=face.differs,
+                **person.named("person_"),
+                **face.named("face_"),
                 feature=feature,
                 own=own,
+                one_group=one_group,
                 **names,
             ),
-            face_search=statement(
-                "people",
-                "upsert_face_search",
-                columns=search.columns,
-                values=search.values,
-                changes=search.changes,
-                differs=search.differs,
-                votes=votes,
-            ),
-            silence=statement("people", "delete_face_search", votes=votes, **names),
+            face_search=statement("people", "upsert_face_search", one_group=one_group, **search.named()),
+            silence=statement("people", "delete_face_search", one_group=one_group, **names),
             adopt_faces=statement("people", "adopt_faces", **names),
             delete_faces=statement("people", "delete_faces", **names),
-            empty=statement("people", "empty_people", not_theirs=theirs, **names),
-            delete=statement("people", "delete_people", not_theirs=theirs, **names),
+            empty=statement("people", "empty_people", may_go=may_go, **names),
+            delete=statement("people", "delete_people", may_go=may_go, **names),
         )
 
     async def of(self, connection: Connection, job: Job, sources: Sequence[Source], layout: Layout) -> list[Person]:
         """Read the people that the copied faces of these sources need."""
         params = {**job_params(job), **batch_params(sources), "ids": uuids([])}
-        await connection.execute(self.adopt, params)
-        rows = await fetch(connection, self.of_assets, params)
-        return [self._person(job, layout, *row) for row in rows]
+        return await self._read(connection, job, self.of_assets, params, layout)
 
     async def mirrored(self, connection: Connection, job: Job, ids: Sequence[UUID], layout: Layout) -> list[Person]:
         """Read the people named by these ids, of the source or mirrored, that have a mirror."""
         params = {**job_params(job), **batch_params([]), "ids": uuids(ids)}
-        await connection.execute(self.adopt, params)
-        rows = await fetch(connection, self.by_id, params)
+        return await self._read(connection, job, self.by_id, params, layout)
+
+    async def _read(
+        self, connection: Connection, job: Job, wanted: bytes, params: dict[str, object], layout: Layout
+    ) -> list[Person]:
+        adopting = await connection.execute(self.adopt, params)
+        rows = await fetch(connection, wanted, params)
+        if adopted := await adopting.fetchall():
+            gone, survivors = (uuids({row[column] for row in adopted}) for column in (0, 1))
+            await connection.execute(self.tell_adopted, {**job_params(job), "gone": gone, "survivors": survivors})
         return [self._person(job, layout, *row) for row in rows]
 
     def _person(
@@ -141,13 +146,11 @@ class People:
         source_id: UUID,
         target_id: UUID,
         thumbnail: str,
-        theirs: bool,
-        once: bool,
-        needed: bool,
+        *flags: bool,
     ) -> Person:
         suffix = PurePosixPath(thumbnail).suffix
         path = layout.person_thumbnail(target_id, job.target_user_id, suffix) if thumbnail else ""
-        return Person(source_id, target_id, thumbnail, path, theirs, once, needed)
+        return Person(source_id, target_id, thumbnail, path, *flags)
 
     async def begin(self, connection: Connection, job: Job, people: Sequence[Person]) -> None:
         """Leave a mark of each mirror before its thumbnail is made, so that a crash orphans nothing."""
@@ -166,13 +169,21 @@ class People:
     async def write(
         self, connection: Connection, job: Job, sources: Sequence[Source], people: Sequence[Person]
     ) -> None:
-        """Make and mend the faces of these copies and the people they need. Part of a serialised transaction."""
+        """Make and mend the faces of these copies and the people they need. Part of a serialised transaction.
+
+        Raises GoneError.
+        """
         params = {
             **job_params(job),
             **batch_params(sources),
             **_person_arrays(people),
             "own_edits": uuids(source.target_id for source in sources if source.own_edits),
         }
+        there = {person.target_id for person in people if person.there}
+        if there:
+            held = await fetch(connection, self.hold, {**job_params(job), "there": uuids(there)})
+            if there - {row[0] for row in held}:
+                raise GoneError("a person of the target's was merged or deleted meanwhile")
         await connection.execute(self.delete_faces, params)
         await connection.execute(query("people", "delete_strays"), params)
         if self.groups is not None:
@@ -255,9 +266,9 @@ def _face_rule(groups: bool) -> Rule:
         "updateId": "pg_temp.ahead()",
     }
     if groups:
-        # In a shared group the source's face stands for both: an equal embedding would vote twice.
-        values["sourceType"] = f"""(CASE WHEN source.new_person = source."{person}" THEN 'manual'
-                                         ELSE source."sourceType"::text END)::sourcetype"""
+        # In one cluster group the source's face stands for both: an equal embedding would vote twice.
+        values["sourceType"] = """(CASE WHEN source.in_one_group THEN 'manual'
+                                        ELSE source."sourceType"::text END)::sourcetype"""
     return Rule(
         key=("id",),
         values=values,

@@ -3,11 +3,11 @@
 A source whose file is missing or refused is told apart with its reason; nothing else waits for it.
 """
 
-import contextlib
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from uuid import UUID
 
 from listener.immich.layout import Layout, RefusedPathError
@@ -15,7 +15,7 @@ from listener.ops import logs
 from listener.ops.metrics import Metrics
 from listener.settings import Job
 from listener.sync.assets import PlacedFile, WantedCopy, Written
-from listener.sync.files import FileProblemError, FileTask, LinkMode, OriginalLinks, place, remove_files
+from listener.sync.files import FileProblemError, FileTask, LinkMode, OriginalLinks, fits, place, remove_files
 from listener.sync.people import Person
 from listener.sync.plan import Source, SourceFile
 
@@ -79,7 +79,7 @@ class Placer:
     def originals(
         self, links: OriginalLinks, copies: Sequence[WantedCopy]
     ) -> tuple[list[WantedCopy], dict[UUID, Failure]]:
-        """Link the originals of copies whose rows are committed, and take away links at former paths.
+        """Link the originals of copies whose rows are committed.
 
         Returns the copies that got a link now, and failures by source id.
         """
@@ -88,9 +88,6 @@ class Placer:
         for copy in copies:
             source = copy.source
             try:
-                # A former path below another prefix, as another sidecar left it, is not this job's to clean.
-                if source.copy_original not in {None, copy.path} and links.holds(str(source.copy_original)):
-                    links.unlink(str(source.copy_original))
                 if not links.directory and source.original is not None:
                     how = links.link(copy.path, source.original)
                     self.metrics.files.labels(how=how).inc()
@@ -110,25 +107,45 @@ class Placer:
         except RefusedPathError:
             return []  # placing refuses it, with words
 
-    def strays(self, job: Job, written: Written) -> None:
+    def strays(self, job: Job, written: Written) -> set[UUID]:
         """Remove files of copies that no row names: rows that went, or that went while the files were placed.
 
         After a crash (``begun``) that is any file named by the copy's id, else only what we placed ourselves:
-        Immich writes the files of a target user's own edit before their rows.
+        Immich writes the files of a target user's own edit before their rows. Returns the sources of those with
+        files that could not be removed.
         """
+        left: set[UUID] = set()
         for copy in written.copies:
             id_ = str(copy.source.target_id)
             placed = {file.path for file in copy.files} | written.before
             gone = {path for path in placed - written.named if id_ in path}
             if copy.source.begun:
                 for folder in self.layout.folders_of(copy.source.target_id, job.target_user_id):
-                    with contextlib.suppress(FileNotFoundError):
-                        found = {str(path) for path in folder.iterdir() if path.name.startswith(id_)}
-                        gone |= found - written.named
+                    gone |= self._named_by(id_, folder, copy.source.id) - written.named
             try:
                 self.metrics.files.labels(how="removed").inc(remove_files(self.layout, (), id_, tuple(gone)))
             except FileProblemError as problem:
                 log.warning("a file that no row names could not be removed", asset=copy.source.id, reason=str(problem))
+                left.add(copy.source.id)
+        return left
+
+    def _named_by(self, id_: str, folder: Path, source_id: UUID) -> set[str]:
+        """Return the files in a folder whose names begin with an id."""
+        try:
+            return {str(path) for path in folder.iterdir() if path.name.startswith(id_)}
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
+        except OSError as error:
+            log.warning("a folder of copies could not be looked through", asset=source_id, reason=str(error))
+            return set()
+
+    def leave(self, links: OriginalLinks, copies: Sequence[WantedCopy]) -> None:
+        """Remove the links that these copies had below a former prefix of their job."""
+        for copy in copies:
+            try:
+                links.unlink_former(str(copy.source.copy_original), copy.path, str(copy.source.original))
+            except FileProblemError as problem:
+                log.warning("a link at a former path could not be removed", asset=copy.source.id, reason=str(problem))
 
     def take_back(self, links: OriginalLinks, copies: Sequence[WantedCopy]) -> None:
         """Remove the links of copies whose rows are gone."""
@@ -140,6 +157,13 @@ class Placer:
 
     def _copy(self, job: Job, links: OriginalLinks, source: Source, files: Sequence[SourceFile]) -> WantedCopy:
         path = self.layout.copy_original(job, str(source.original))
+        # Said before anything is made: a copy whose original cannot be linked is none.
+        if not links.directory and not fits(path):
+            raise FileProblemError(
+                "too long",
+                f"the path of its link would be too long: {len(path.encode())} bytes, and 4095 are allowed (255 for a "
+                f"name). Shorten target_path_prefix, or the source's path {source.original!r}",
+            )
         modified_ns = links.modified_ns(str(source.original))
         # Edited files are the target user's to edit again: never one inode with the source's.
         placed = tuple(
@@ -150,6 +174,10 @@ class Placer:
         encoded = source.encoded
         if encoded:
             encoded = self._file(job, source, encoded, "encoded_video", shared=True)
+        # Before its row names the new path: nothing would remember the former one. The source's is gone already. One
+        # below another prefix, as another sidecar left it, is not this job's to clean.
+        if source.copy_original not in {None, path} and links.holds(str(source.copy_original)):
+            links.unlink(str(source.copy_original))
         return WantedCopy(source, path, modified_ns, encoded, placed)
 
     def _file(self, job: Job, source: Source, path: str, kind: str, *, shared: bool) -> str:

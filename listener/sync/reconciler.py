@@ -5,11 +5,10 @@ with get a copy or have theirs mended, sources that may not lose it. It is never
 key, and doing it twice changes nothing. First sync, changes, deletions and repair are this same path.
 
 For a new copy the order is: a mark that it is begun, its files, its rows in one transaction, the link of its
-original. After a crash at any point the key does the rest.
+original, and the mark goes. After a crash at any point the key does the rest.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,16 +16,17 @@ from uuid import UUID
 
 import psycopg
 
-from listener.database import Connection, fetch, query, uuids, writing
+from listener.database import Connection, fetch, query, uuids
 from listener.immich.api import Features
-from listener.immich.catalog import Catalog
+from listener.immich.catalog import MAYBE_CHANGED, Catalog, refuse_changed
 from listener.immich.layout import Layout, RefusedPathError
 from listener.ops import logs
 from listener.ops.metrics import Metrics
 from listener.settings import Job
 from listener.sync.assets import Rows, TooSlowError, WantedCopy, Written
 from listener.sync.files import FileProblemError, LinkMode, OriginalLinks, remove_files
-from listener.sync.people import Person
+from listener.sync.marks import left_if_cut_off, to_the_end
+from listener.sync.people import GoneError, Person
 from listener.sync.placing import Failure, Placer
 from listener.sync.plan import Planner, Sorted, Source, batch_params, by_source, job_params, sort
 from listener.sync.removal import remove, remove_all_files
@@ -34,7 +34,12 @@ from listener.sync.removal import remove, remove_all_files
 log = logs.get("reconciler")
 
 # Another transaction was in the way: the same again may do.
-_AGAIN = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure, psycopg.errors.LockNotAvailable)
+_AGAIN = (
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.LockNotAvailable,
+    GoneError,
+)
 _ATTEMPTS = 3
 
 
@@ -48,7 +53,7 @@ class Outcome:
     made: list[UUID] = field(default_factory=list)
     kept: int = 0
     removed: int = 0
-    waiting: Counter[str] = field(default_factory=Counter)
+    waiting: dict[UUID, str] = field(default_factory=dict)
     failed: dict[UUID, Failure] = field(default_factory=dict)
     failed_people: dict[UUID, Failure] = field(default_factory=dict)
     changed: set[UUID] = field(default_factory=set)
@@ -66,6 +71,7 @@ class Reconciler:
     features: Features
     ml_wait: float
     limited: logs.Limited
+    catalog: Catalog
 
     @classmethod
     def compose(
@@ -90,6 +96,7 @@ class Reconciler:
             features,
             ml_wait,
             logs.Limited(log),
+            catalog,
         )
 
     def links(self, job: Job) -> OriginalLinks:
@@ -100,8 +107,8 @@ class Reconciler:
         """Bring the copies that these asset ids lead to, sources or copies, to what they should be.
 
         Where the database refuses something the batch is halved until the one bad key stands alone, and is
-        recorded with its reason. Raises psycopg.OperationalError when the connection is lost; then the whole
-        batch is to be tried again.
+        recorded with its reason. Raises psycopg.OperationalError when the connection is lost, ChangedError when the
+        tables are no longer those of the catalog; then the whole batch is to be tried again.
         """
         outcome = Outcome()
         work = lambda some: self._assets(connection, job, some, outcome)  # noqa: E731 - twice the same
@@ -128,6 +135,12 @@ class Reconciler:
             log.warning("a person is not as they should be", person=person_id, job=job.name, reason=failure.text)
         return outcome
 
+    async def remove_orphans(self, connection: Connection, job: Job, orphans: Sequence[Source]) -> Outcome:
+        """Remove copies that no source stands for, with their files. Raises psycopg.Error."""
+        outcome = Outcome()
+        await self._remove(connection, job, self.links(job), orphans, outcome)
+        return outcome
+
     async def _halving(
         self,
         connection: Connection,
@@ -145,6 +158,8 @@ class Reconciler:
             except (psycopg.Error, TooSlowError, FileProblemError, OSError) as error:
                 if connection.closed or connection.broken:
                     raise
+                if isinstance(error, MAYBE_CHANGED):
+                    await refuse_changed(connection, self.catalog)
                 if len(ids) == 1:
                     failed[ids[0]] = _failure(error)
                     return
@@ -159,7 +174,7 @@ class Reconciler:
         sources = await self.planner.sources(connection, job, ids, self.features, self.ml_wait)
         links = self.links(job)
         todo = sort(sources, job)
-        outcome.waiting.update(source.waiting or "" for source in todo.wait)
+        outcome.waiting |= {source.id: source.waiting or "" for source in todo.wait}
         # First what goes: a new source may have taken the path of one that is gone.
         if todo.remove:
             await self._remove(connection, job, links, todo.remove, outcome)
@@ -183,7 +198,7 @@ class Reconciler:
         if people:
             placed, failed = await asyncio.to_thread(self.placer.people, people)
             outcome.failed_people |= failed
-            async with writing(connection, job.target_user_id, job.identity):
+            async with self.rows.phones.writing(connection, job):
                 await self.rows.people.write(connection, job, [], placed)
         await self._drop_empty(connection, job, people=ids, held=held | _with_thumbnail(people))
 
@@ -199,25 +214,46 @@ class Reconciler:
             await connection.execute(query("plan", "begin"), {**job_params(job), **batch_params(begun)})
         if people:
             await self.rows.people.begin(connection, job, people)
-        copies, failed = await asyncio.to_thread(self.placer.copies, job, links, sources, files)
-        outcome.failed |= failed
-        if people:
-            people, failed = await asyncio.to_thread(self.placer.people, people)
-            outcome.failed_people |= failed
-        album = await self._album(connection, job)
-        if copies:
-            written = await self.rows.write(
-                connection, job, copies, people, album=album, own_sidecars=not links.directory
-            )
-            linked, failed = await asyncio.to_thread(self.placer.originals, links, written.copies)
+        async with left_if_cut_off(connection, job, sources):
+            copies, failed = await to_the_end(self.placer.copies, job, links, sources, files)
             outcome.failed |= failed
-            await asyncio.to_thread(self.placer.strays, job, written)
-            self._count(written, outcome)
-            outcome.changed |= await self._changed_meanwhile(connection, links, copies, written.copies, linked)
+            if people:
+                people, failed = await to_the_end(self.placer.people, people)
+                outcome.failed_people |= failed
+            album = await self._album(connection, job)
+            if copies:
+                await self._leave_former_prefix(connection, links, copies)
+                written = await self.rows.write(
+                    connection, job, copies, people, album=album, own_sidecars=not links.directory
+                )
+                linked, failed = await to_the_end(self.placer.originals, links, written.copies)
+                outcome.failed |= failed
+                left = await to_the_end(self.placer.strays, job, written)
+                whole = [copy.source for copy in written.copies if copy.source.id not in {*failed, *left}]
+                if begun or written.leaving or any(source.begun for source in whole):
+                    await connection.execute(query("rows", "whole"), {**job_params(job), **batch_params(whole)})
+                self._count(written, outcome)
+                outcome.changed |= await self._changed_meanwhile(connection, links, copies, written.copies, linked)
         # Those who lost a face may have lost their feature face, or their last one.
         written_people = {person.target_id for person in people}
         await self._drop_empty(connection, job, people=written_people, held=_with_thumbnail(people))
         await self._settle_people(connection, job, held - written_people, outcome, held=frozenset(held))
+
+    async def _leave_former_prefix(
+        self, connection: Connection, links: OriginalLinks, copies: Sequence[WantedCopy]
+    ) -> None:
+        """Take away the links of copies that another prefix has been given to, unless the path is another's by now."""
+        former = {
+            copy.source.target_id: copy.source.copy_original
+            for copy in copies
+            if copy.source.copy_original is not None and not links.holds(copy.source.copy_original)
+        }
+        if not former:
+            return
+        params = {"paths": list(former.values()), "targets": uuids(former)}
+        others = {row[0] for row in await fetch(connection, query("rows", "originals_of_others"), params)}
+        left = [copy for copy in copies if former.get(copy.source.target_id) not in {None, *others}]
+        await asyncio.to_thread(self.placer.leave, links, left)
 
     async def _changed_meanwhile(
         self,
@@ -250,7 +286,7 @@ class Reconciler:
 
     async def _album(self, connection: Connection, job: Job) -> UUID | None:
         """Return the job's album if it is there and the target user's own, else say so and go on without."""
-        if job.album_id is None or await self.rows.extras.album_usable(connection, job):
+        if await self.album_usable(connection, job):
             return job.album_id
         self.limited.warning(
             "the album is not there or not the target user's: copies are made without it. Correct album_id",
@@ -259,11 +295,16 @@ class Reconciler:
         )
         return None
 
+    async def album_usable(self, connection: Connection, job: Job) -> bool:
+        """Tell whether the job's album is there and the target user's own; true for a job without one."""
+        return job.album_id is None or await self.rows.extras.album_usable(connection, job)
+
     async def _remove(
         self, connection: Connection, job: Job, links: OriginalLinks, sources: Sequence[Source], outcome: Outcome
     ) -> None:
         held = await self.rows.people.held(connection, [source.target_id for source in sources])
-        removed = await remove(connection, job, sources, self.layout, links, self.rows.extras)
+        async with left_if_cut_off(connection, job, sources):
+            removed = await remove(connection, job, sources, self.layout, links, self.rows.extras, self.rows.phones)
         outcome.removed += len(removed.sources)
         outcome.failed |= {id_: Failure("remove", reason) for id_, reason in removed.failed.items()}
         await self._settle_people(connection, job, held, outcome, held=frozenset(held))
@@ -277,7 +318,7 @@ class Reconciler:
         outcome.failed |= {id_: Failure("remove", reason) for id_, reason in failed.items()}
         respected = [source for source in gone if source.id not in failed]
         params = {**job_params(job), **batch_params(respected)}
-        async with writing(connection, job.target_user_id, job.identity):
+        async with self.rows.phones.writing(connection, job):
             await connection.execute(query("removal", "respect"), params)
             await connection.execute(query("removal", "forget"), params)
         for source in respected:
@@ -321,7 +362,8 @@ class Reconciler:
                     "a thumbnail of a person could not be removed", person=person_id, job=job.name, reason=str(problem)
                 )
                 failed.add(person_id)
-        await self.rows.people.drop(connection, job, [person_id for person_id, _ in empty if person_id not in failed])
+        async with self.rows.phones.writing(connection, job, deletes=True):
+            await self.rows.people.drop(connection, job, [id_ for id_, _ in empty if id_ not in failed])
 
     async def _record(self, connection: Connection, job: Job, outcome_failed: dict[UUID, Failure]) -> None:
         """Record failures with their reasons; a busy database is none, and is only tried again."""
@@ -331,10 +373,16 @@ class Reconciler:
             self.limited.warning("the database is busy: photos are tried again", job=job.name)
         if not failed:
             return
-        await connection.execute(
-            query("rows", "failed"),
-            {"job": job.name, "sources": uuids(failed), "reasons": [failure.text for failure in failed.values()]},
-        )
+        reasons = [failure.text for failure in failed.values()]
+        try:
+            await connection.execute(
+                query("rows", "failed"), {"job": job.name, "sources": uuids(failed), "reasons": reasons}
+            )
+        except psycopg.Error as error:
+            if connection.closed or connection.broken:
+                raise
+            # The disk may be full for our own tables, too: the log has the reasons, and all are tried again.
+            self.limited.warning("why photos failed could not be noted", job=job.name, reason=_words(error))
         for source_id, failure in failed.items():
             self.metrics.failures.labels(job=job.name, reason=failure.kind).inc()
             log.warning(

@@ -3,16 +3,17 @@
 The link of the original goes first of all: whatever follows, no path of the target leads to the source's file.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from listener.database import Connection, fetch, query, writing
+from listener.database import Connection, fetch, query
 from listener.immich.layout import Layout
 from listener.settings import Job
 from listener.sync.extras import Extras
 from listener.sync.files import FileProblemError, OriginalLinks, remove_files
+from listener.sync.marks import to_the_end
+from listener.sync.phones import Phones
 from listener.sync.plan import Source, batch_params, job_params
 
 
@@ -25,16 +26,22 @@ class Removed:
 
 
 async def remove(
-    connection: Connection, job: Job, sources: Sequence[Source], layout: Layout, links: OriginalLinks, extras: Extras
+    connection: Connection,
+    job: Job,
+    sources: Sequence[Source],
+    layout: Layout,
+    links: OriginalLinks,
+    extras: Extras,
+    phones: Phones,
 ) -> Removed:
     """Remove these copies. A copy whose files cannot be removed keeps its rows, to be tried again."""
     named: dict[UUID, list[str]] = {}
     for target_id, path in await fetch(connection, query("removal", "files"), batch_params(sources)):
         named.setdefault(target_id, []).append(path)
-    failed = await asyncio.to_thread(remove_all_files, job, sources, named, layout, links)
+    failed = await to_the_end(remove_all_files, job, sources, named, layout, links)
     gone = [source for source in sources if source.id not in failed]
     params = {**job_params(job), **batch_params(gone), "job": job.name}
-    async with writing(connection, job.target_user_id, job.identity):
+    async with phones.writing(connection, job, deletes=True):
         await connection.execute(query("removal", "respect_trashed"), params)
         await extras.before(connection, params)
         await connection.execute(query("removal", "delete_copies"), params)

@@ -9,7 +9,7 @@ as it is and ``excluded`` the row as it should be.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import LiteralString
 
 from psycopg import sql
@@ -231,6 +231,10 @@ class Parts:
     changes: sql.Composed
     differs: sql.Composed
 
+    def named(self, prefix: str = "") -> dict[str, sql.Composed]:
+        """Return the parts by the names that they have in a statement."""
+        return {f"{prefix}{field.name}": getattr(self, field.name) for field in fields(self)}
+
 
 def parts(catalog: Catalog, table: str, rule: Rule) -> Parts:
     """Compose the parts of one table's upsert from its rule and the columns that this Immich has."""
@@ -279,11 +283,7 @@ def child_statements(catalog: Catalog) -> tuple[tuple[str, bytes, bytes], ...]:
                 statement(
                     "rows",
                     "upsert_exif" if noted else "upsert_children",
-                    columns=made.columns,
-                    values=made.values,
-                    key=made.key,
-                    changes=made.changes,
-                    differs=made.differs,
+                    **made.named(),
                     **({"noted": _noted_exif(catalog)} if noted else names),
                 ),
             )

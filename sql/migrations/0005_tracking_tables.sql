@@ -131,6 +131,15 @@ CREATE TABLE IF NOT EXISTS public._face_sync_failure (
   PRIMARY KEY (job, source_asset_id)
 );
 
+-- The state in which a photo or a person was when nothing was left to do for them (sweep.sql). A cache: without
+-- these rows the next sweep looks at everything.
+CREATE TABLE IF NOT EXISTS public._face_sync_seen (
+  job bigint NOT NULL,
+  key uuid NOT NULL,
+  state bigint NOT NULL,
+  PRIMARY KEY (job, key)
+);
+
 -- Errors caught inside the trigger function. A sequence, because it counts outside of transactions and
 -- without locks.
 CREATE SEQUENCE IF NOT EXISTS public._face_sync_trigger_errors;

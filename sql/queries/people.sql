@@ -1,8 +1,10 @@
 -- name: adopt_survivors
 -- The target user merged a mirrored person into another one: the person is gone, and its faces name the
 -- survivor. From now on that one stands for the source's person; it stays what it is.
+-- A merge takes all faces along. Where most of them are nobody's the person was deleted, after some faces had been
+-- given to somebody else: then nobody survived, and who was only adopted stands for the source's person no more.
 WITH concerned AS (
-    SELECT map.source_person_id, map.target_person_id
+    SELECT DISTINCT map.target_person_id AS gone
     FROM public._face_sync_person_map AS map
     WHERE map.target_user_id = %(target_user)s
       AND map.source_user_id = %(source_user)s
@@ -12,23 +14,49 @@ WITH concerned AS (
       AND NOT EXISTS (
           SELECT FROM person WHERE person.{person_id} = map.target_person_id AND person."ownerId" = %(target_user)s)
 ), survivor AS (
-    SELECT concerned.source_person_id, concerned.target_person_id AS gone,
-           mode() WITHIN GROUP (ORDER BY face.{face_person}) AS id
+    SELECT DISTINCT ON (concerned.gone) concerned.gone, person.{person_id} AS id
     FROM concerned
-    JOIN public._face_sync_face_map AS copied
-      ON copied.target_person_id = concerned.target_person_id AND copied.target_user_id = %(target_user)s
-    JOIN asset_face AS face ON face.id = copied.target_face_id
-    JOIN person ON person.{person_id} = face.{face_person} AND person."ownerId" = %(target_user)s
-    GROUP BY concerned.source_person_id, concerned.target_person_id
+    LEFT JOIN public._face_sync_face_map AS copied
+           ON copied.target_person_id = concerned.gone AND copied.target_user_id = %(target_user)s
+    LEFT JOIN asset_face AS face ON face.id = copied.target_face_id
+    LEFT JOIN person ON person.{person_id} = face.{face_person} AND person."ownerId" = %(target_user)s
+    GROUP BY concerned.gone, person.{person_id}
+    ORDER BY concerned.gone, count(*) DESC, person.{person_id}
 ), faces AS (
     UPDATE public._face_sync_face_map AS copied SET target_person_id = survivor.id
     FROM survivor, asset_face AS face
     WHERE copied.target_person_id = survivor.gone AND copied.target_user_id = %(target_user)s
       AND face.id = copied.target_face_id AND face.{face_person} = survivor.id
+), forgotten AS (
+    DELETE FROM public._face_sync_person_map AS map USING survivor
+    WHERE map.target_person_id = survivor.gone AND map.target_user_id = %(target_user)s
+      AND survivor.id IS NULL AND map.adopted
 )
 UPDATE public._face_sync_person_map AS map SET target_person_id = survivor.id, adopted = true
 FROM survivor
-WHERE map.source_person_id = survivor.source_person_id AND map.target_user_id = %(target_user)s
+WHERE map.target_person_id = survivor.gone AND map.target_user_id = %(target_user)s AND survivor.id IS NOT NULL
+RETURNING survivor.gone, survivor.id
+
+-- name: tell_adopted
+-- Whom a survivor concerns beside the photos at hand: copies that got a face of who is gone while they were merged,
+-- and with jobs in both directions the survivor's own photos, whose copies show the source's person from now on.
+-- Told as our triggers tell it, since the other direction may be another process's.
+WITH found AS (
+    SELECT copied.target_asset_id AS id
+    FROM public._face_sync_face_map AS copied
+    WHERE copied.target_person_id = ANY(%(gone)s::uuid[]) AND copied.target_user_id = %(target_user)s
+    UNION
+    SELECT map.source_asset_id
+    FROM asset_face AS face
+    JOIN public._face_sync_asset_map AS map ON map.source_asset_id = face."assetId"
+    WHERE face.{face_person} = ANY(%(survivors)s::uuid[])
+      AND map.source_user_id = %(target_user)s AND map.target_user_id = %(source_user)s
+), numbered AS (
+    SELECT id, row_number() OVER () / 190 AS part FROM found
+)
+SELECT pg_notify('immich_shared_library', json_build_object('v', 1, 'kind', 'asset', 'ids', json_agg(id))::text)
+FROM numbered
+GROUP BY part
 
 -- name: people_of_assets
 -- The people that copied faces of these assets need: the source's, with the person who stands for each at the
@@ -45,30 +73,47 @@ WITH named AS (
     GROUP BY face.{face_person}
 )
 SELECT DISTINCT person.{person_id}, {mirror_id}, person."thumbnailPath",
-       back.source_person_id IS NOT NULL OR coalesce(map.adopted, false), {stands}, named.needed
+       coalesce({mirror_id} = back.source_person_id OR map.adopted, false), {stands}, named.needed, {there}
 FROM named
 JOIN person ON person.{person_id} = named.person_id AND person."ownerId" = %(source_user)s
 LEFT JOIN public._face_sync_person_map AS map
        ON map.source_person_id = person.{person_id} AND map.target_user_id = %(target_user)s
-LEFT JOIN public._face_sync_person_map AS back
-       ON back.target_person_id = person.{person_id}
-      AND back.target_user_id = %(source_user)s AND back.source_user_id = %(target_user)s
-      AND back.source_person_id <> person.{person_id}
+{back}
 
 -- name: people_by_id
 -- The same for people named by key, of the source or mirrored: only those whose mirror is ours.
-SELECT DISTINCT person.{person_id}, {mirror_id}, person."thumbnailPath", false, {stands}, true
+SELECT DISTINCT person.{person_id}, {mirror_id}, person."thumbnailPath", false, {stands}, true, {there}
 FROM public._face_sync_person_map AS map
 JOIN person ON person.{person_id} = map.source_person_id AND person."ownerId" = %(source_user)s
-LEFT JOIN public._face_sync_person_map AS back
-       ON back.target_person_id = person.{person_id}
-      AND back.target_user_id = %(source_user)s AND back.source_user_id = %(target_user)s
-      AND back.source_person_id <> person.{person_id}
+{back}
 WHERE map.target_user_id = %(target_user)s
   AND map.source_user_id = %(source_user)s
   AND NOT map.adopted
-  AND back.source_person_id IS NULL
+  AND {mirror_id} IS DISTINCT FROM back.source_person_id
   AND (map.source_person_id = ANY(%(ids)s::uuid[]) OR map.target_person_id = ANY(%(ids)s::uuid[]))
+
+-- name: back
+-- With jobs in both directions: whose mirror the source's person is, if that one is still there.
+LEFT JOIN (
+    SELECT map.source_person_id, map.target_person_id
+    FROM public._face_sync_person_map AS map
+    JOIN person AS original ON original.{person_id} = map.source_person_id AND original."ownerId" = %(target_user)s
+    WHERE map.target_user_id = %(source_user)s AND map.source_user_id = %(target_user)s
+      AND map.source_person_id <> map.target_person_id
+) AS back ON back.target_person_id = person.{person_id}
+
+-- name: there
+-- Is the person who stands for the source's there?
+EXISTS (SELECT FROM person AS mine WHERE mine.{person_id} = {mirror_id} AND mine."ownerId" = %(target_user)s)
+
+-- name: hold
+-- Who was there when the batch was planned, held until the end of the transaction: one whom the target user merges
+-- or deletes at this very moment must not be made again, nor get a face.
+SELECT {person_id}
+FROM person
+WHERE {person_id} = ANY(%(there)s::uuid[]) AND "ownerId" = %(target_user)s
+ORDER BY {person_id}
+FOR KEY SHARE
 
 -- name: own_choice
 -- Has the target user given the copied face to somebody else than we did?
@@ -157,7 +202,8 @@ WITH batch AS (
              AS people(source_id, target_id, thumbnail, theirs, needed)
 ), wanted AS (
     SELECT coalesce(copied.target_face_id, pg_temp.copy_id(face.id, %(target_user)s)) AS new_id,
-           batch.target_id AS new_asset, people.target_id AS new_person, {own} AS given_away, face.*
+           batch.target_id AS new_asset, people.target_id AS new_person, {own} AS given_away,
+           people.target_id IS NOT NULL AND {one_group} AS in_one_group, face.*
     FROM batch
     JOIN asset_face AS face ON face."assetId" = batch.source_id
     LEFT JOIN people ON people.source_id = face.{face_person}
@@ -176,14 +222,14 @@ WITH batch AS (
     WHERE copied.target_user_id = %(target_user)s AND NOT copied.target_asset_id = ANY(%(targets)s::uuid[])
       AND NOT {own}
 ), featured AS (
-    SELECT people.target_id AS person_id, {feature} AS face_id
+    SELECT people.source_id, {feature} AS face_id
     FROM people JOIN person AS source ON source.{person_id} = people.source_id AND source."ownerId" = %(source_user)s
 ), written_people AS (
     INSERT INTO person AS mine ({person_columns})
     SELECT {person_values}
     FROM people
     JOIN person AS source ON source.{person_id} = people.source_id AND source."ownerId" = %(source_user)s
-    JOIN featured ON featured.person_id = people.target_id AND featured.face_id IS NOT NULL
+    JOIN featured ON featured.source_id = people.source_id AND featured.face_id IS NOT NULL
     LEFT JOIN LATERAL (
         -- From 3.2: who stood for them before the users' cluster groups became one, or two.
         SELECT person.*
@@ -231,7 +277,7 @@ coalesce(
     (SELECT min(known.face_id::text)::uuid FROM known WHERE known.person_id = people.target_id))
 
 -- name: delete_face_search
--- Embeddings that a copied face should not have: its source has none, or speaks for both users in a shared group.
+-- Embeddings that a copied face should not have: its source has none, or speaks for both users in one cluster group.
 -- Immich gives them to faces without one when it is forced to detect again.
 DELETE FROM face_search AS mine
 USING public._face_sync_face_map AS copied
@@ -240,18 +286,18 @@ JOIN asset_face AS source_face ON source_face.id = copied.source_face_id
 WHERE mine."faceId" = copied.target_face_id
   AND copied.target_asset_id = ANY(%(targets)s::uuid[])
   AND face.{face_person} IS NOT DISTINCT FROM copied.target_person_id
-  AND NOT (({votes}) AND EXISTS (SELECT FROM face_search AS source WHERE source."faceId" = source_face.id))
+  AND ({one_group} OR NOT EXISTS (SELECT FROM face_search AS source WHERE source."faceId" = source_face.id))
 
 -- name: upsert_face_search
--- Embeddings of copied faces, so that the target's own uploads match the mirrored people.
+-- Embeddings of copied faces, so that the target's own uploads match the mirrored people. In one cluster group the
+-- source's speaks for both users already.
 INSERT INTO face_search AS mine ({columns})
 SELECT {values}
 FROM public._face_sync_face_map AS map
 JOIN face_search AS source ON source."faceId" = map.source_face_id
 JOIN asset_face AS face ON face.id = map.target_face_id
-JOIN asset_face AS source_face ON source_face.id = map.source_face_id
 WHERE map.target_asset_id = ANY(%(targets)s::uuid[])
-  AND {votes}
+  AND NOT ({one_group})
 ON CONFLICT ("faceId") DO UPDATE SET {changes}
 WHERE {differs}
 
@@ -267,6 +313,7 @@ WHERE CASE
           WHEN EXISTS (
               SELECT FROM asset_face AS face JOIN asset ON asset.id = face."assetId"
               WHERE face.{face_person} = found.id AND asset."ownerId" = %(target_user)s) THEN false
+          WHEN NOT ({may_go}) THEN false
           WHEN person."ownerId" IS NULL THEN true
           ELSE EXISTS (
                    SELECT FROM public._face_sync_person_map AS map
@@ -278,20 +325,31 @@ WHERE CASE
                           -- From 3.2: the target's view of a group that both had shared.
                           OR (source.{person_id} = found.id AND found.id = ANY(%(held)s::uuid[]))))
       END
-  AND {not_theirs}
 
--- name: not_theirs
+-- name: may_go
+-- Not who was the target's own before: adopted and nobody's mirror, or mirrored the other way.
 NOT EXISTS (
     SELECT FROM public._face_sync_person_map AS own
-    WHERE (own.target_person_id = found.id AND own.target_user_id = %(target_user)s AND own.adopted)
-       OR (own.source_person_id = found.id AND own.source_user_id = %(target_user)s
-           AND own.target_person_id <> own.source_person_id))
+    WHERE own.target_person_id = found.id AND own.target_user_id = %(target_user)s
+    HAVING bool_and(own.adopted))
+AND NOT EXISTS (
+    SELECT FROM public._face_sync_person_map AS own
+    WHERE own.source_person_id = found.id AND own.source_user_id = %(target_user)s
+      AND own.target_person_id <> own.source_person_id)
+-- Nor who lost a face to somebody else a moment ago: where that is a merge, Immich deletes them itself right after
+-- it has moved their faces, and until then nothing tells it from faces given away one by one. What is left of
+-- those a later sweep finds.
+AND NOT EXISTS (
+    SELECT FROM public._face_sync_face_map AS copied
+    JOIN asset_face AS face ON face.id = copied.target_face_id
+    WHERE copied.target_person_id = found.id AND copied.target_user_id = %(target_user)s
+      AND face.{face_person} <> found.id AND face."updatedAt" > now() - interval '1 minute')
 
 -- name: delete_people
 -- By plain SQL and for those still without a face, so that phones hear of it.
 WITH empty AS (
     SELECT found.id FROM unnest(%(people)s::uuid[]) AS found(id)
-    WHERE {not_theirs}
+    WHERE {may_go}
       AND NOT EXISTS (
           SELECT FROM asset_face AS face JOIN asset ON asset.id = face."assetId"
           WHERE face.{face_person} = found.id AND asset."ownerId" = %(target_user)s
@@ -306,11 +364,14 @@ DELETE FROM person USING empty WHERE person.{person_id} = empty.id AND person."o
 -- Up to 3.1: a person of the target's own.
 coalesce(back.source_person_id, map.target_person_id, pg_temp.copy_id(person.id, %(target_user)s))
 
+-- name: one_group
+-- From 3.2: are the users in one cluster group?
+((SELECT "clusterGroupId" FROM "user" WHERE id = %(source_user)s)
+    = (SELECT "clusterGroupId" FROM "user" WHERE id = %(target_user)s))
+
 -- name: mirror_group
--- From 3.2: in one cluster group the same person group, else a mirrored one.
-CASE WHEN (SELECT "clusterGroupId" FROM "user" WHERE id = %(source_user)s)
-        = (SELECT "clusterGroupId" FROM "user" WHERE id = %(target_user)s)
-     THEN person."personGroupId"
+-- From 3.2: in one cluster group the same person group, unless the target user merged it; else a mirrored one.
+CASE WHEN {one_group} THEN CASE WHEN map.adopted THEN map.target_person_id ELSE person."personGroupId" END
           -- Who has left a cluster group shares its person groups no more.
      ELSE coalesce(back.source_person_id, nullif(map.target_person_id, person."personGroupId"),
                    pg_temp.copy_id(person."personGroupId", %(target_user)s))
@@ -327,10 +388,3 @@ CROSS JOIN "user" AS target
 WHERE target.id = %(target_user)s AND people.source_id <> people.target_id AND people.needed AND NOT people.theirs
 ON CONFLICT (id) DO UPDATE SET "clusterGroupId" = excluded."clusterGroupId"
 WHERE person_group."clusterGroupId" <> excluded."clusterGroupId"
-
--- name: votes_always
-true
-
--- name: votes_in_own_group
--- In a shared group the source's embedding speaks for both users already.
-source_face."personGroupId" IS DISTINCT FROM face."personGroupId"

@@ -158,6 +158,10 @@ SELECT source_id, target_id, %(source_user)s, %(target_user)s, %(target_prefix)s
 FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
 ON CONFLICT (source_asset_id, target_user_id) DO NOTHING
 
+-- name: tell_owner
+-- Whoever has the job now looks through everything, the marks too.
+SELECT pg_notify('immich_shared_library', '{"v": 1, "kind": "sweep"}')
+
 -- name: own_edits
 -- The edits of the copy are not those we wrote (Immich 2.5+): its user has edited it, the picture is theirs.
 base.target_asset_id IS NOT NULL AND base.edits IS DISTINCT FROM coalesce((

@@ -10,6 +10,10 @@ FOR NO KEY UPDATE OF copy
 -- name: there
 SELECT id FROM asset WHERE id = ANY(%(targets)s::uuid[])
 
+-- name: originals_of_others
+-- Which of these former paths another copy has by now, as when two jobs exchange their prefixes.
+SELECT "originalPath" FROM asset WHERE "originalPath" = ANY(%(paths)s::text[]) AND NOT id = ANY(%(targets)s::uuid[])
+
 -- name: unwanted
 -- Sources whose copy was made, or was made and deleted by its user, since the batch was planned.
 SELECT batch.source_id
@@ -108,19 +112,20 @@ WHERE mine."assetId" = batch.target_id
 SELECT path FROM asset_file WHERE "assetId" = ANY(%(targets)s::uuid[])
 
 -- name: finish
--- The copy is whole: known as one, and no longer begun.
-WITH done AS (
-    DELETE FROM public._face_sync_intent AS intent
-    USING asset AS copy
-    WHERE intent.source_asset_id = ANY(%(sources)s::uuid[])
-      AND intent.target_user_id = %(target_user)s
-      AND copy.id = intent.target_asset_id
-)
+-- The copy is known as one.
 INSERT INTO public._face_sync_asset_map (source_asset_id, target_asset_id, source_user_id, target_user_id)
 SELECT batch.source_id, batch.target_id, %(source_user)s, %(target_user)s
 FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
 JOIN asset AS copy ON copy.id = batch.target_id
 ON CONFLICT DO NOTHING
+
+-- name: whole
+-- Rows, files and link are in place, and nothing else is left: no longer begun.
+DELETE FROM public._face_sync_intent AS intent
+USING asset AS copy
+WHERE intent.source_asset_id = ANY(%(sources)s::uuid[])
+  AND intent.target_user_id = %(target_user)s
+  AND copy.id = intent.target_asset_id
 
 -- name: note_edits
 -- The edits of copies as we have just written them: those that differ from it later are the target user's.

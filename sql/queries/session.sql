@@ -1,15 +1,35 @@
+-- name: server
+-- Asked before anything is set: a pooler may give this session to somebody else at once, settings and all.
+SELECT pg_backend_pid(), pg_is_in_recovery(), current_setting('transaction_read_only')::boolean
+
+-- name: backend
+-- Which process of the server answers: behind a pooler it may be another one each time.
+SELECT pg_backend_pid()
+
 -- name: settings
 -- Quiet: our triggers do not tell us of what we write ourselves.
 -- jit off: compiling costs more than any of our statements runs. Generic plans: the statements join a few
 -- hundred ids by index, the same way each time, and planning each anew would double the latency.
--- The time limits keep a frozen statement or a waiting lock from holding Immich up.
+-- The time limits keep a frozen statement or a waiting lock from holding Immich up. Idle we may be for hours, also
+-- where the role or the server ends idle sessions. What stands behind a lock is to be read after the lock is ours:
+-- no other isolation will do. The keepalives are the server's: the locks of a listener whose machine is gone go with
+-- its session, which would otherwise last two hours.
+-- What we update is stamped ahead (_face_sync.immich_uuid_v7): Immich's triggers find their functions by this path.
 SELECT set_config('face_sync.quiet', 'on', false),
+       set_config('search_path', '_face_sync, ' || current_setting('search_path'), false),
        set_config('TimeZone', 'UTC', false),
        set_config('jit', 'off', false),
        set_config('plan_cache_mode', 'force_generic_plan', false),
        set_config('statement_timeout', '60s', false),
        set_config('lock_timeout', '10s', false),
-       set_config('idle_in_transaction_session_timeout', '60s', false)
+       set_config('idle_in_transaction_session_timeout', '60s', false),
+       CASE WHEN current_setting('server_version_num')::integer >= 140000
+            THEN set_config('idle_session_timeout', '0', false) END,
+       set_config('default_transaction_isolation', 'read committed', false),
+       set_config('tcp_keepalives_idle', '10', false),
+       set_config('tcp_keepalives_interval', '5', false),
+       set_config('tcp_keepalives_count', '3', false),
+       set_config('tcp_user_timeout', '30s', false)
 
 -- name: functions
 -- Session functions live in pg_temp: nothing of ours is left in Immich's schema, and each statement can use
@@ -48,12 +68,32 @@ BEGIN
         END
         $body$
     $create$;
+    BEGIN
+        -- A statement whose client is gone ends within seconds, and its locks with it. Not every system can tell.
+        PERFORM set_config('client_connection_check_interval', '2s', false);
+    EXCEPTION WHEN undefined_object OR invalid_parameter_value THEN
+        NULL;
+    END;
 END
 $do$
 
 -- name: owner
--- Which process this session belongs to: it writes for the jobs that this process owns.
-SELECT set_config('face_sync.owner', %(owner)s::text, false)
+-- Which process this session belongs to: it writes for the jobs that this process owns. The lock shows it to others.
+SELECT set_config('face_sync.owner', %(owner)s::text, false),
+       pg_advisory_lock_shared(%(lock_class)s, hashtext(%(owner)s::text))
+
+-- name: end_former
+-- Sessions that this process has given up and the server has not missed yet: a frozen wire may keep them, and the
+-- locks of our jobs with them, for as long as it likes.
+SELECT pg_terminate_backend(pid)
+FROM pg_locks
+WHERE locktype = 'advisory' AND objsubid = 2 AND classid = %(lock_class)s::bigint::oid
+  AND objid = (hashtext(%(owner)s::text)::bigint & 4294967295)::oid
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND pid <> pg_backend_pid()
+
+-- name: hold_process
+SELECT pg_advisory_lock_shared(%(lock_class)s, hashtext(%(owner)s::text))
 
 -- name: serialise
 -- One writer at a time for each target user: two batches that share a person would otherwise deadlock, or

@@ -20,6 +20,13 @@ SELECT value FROM public._face_sync_meta WHERE key = 'schema_version'
 INSERT INTO public._face_sync_meta (key, value) VALUES ('schema_version', %(version)s::text)
 ON CONFLICT (key) DO UPDATE SET value = excluded.value
 
+-- name: read_note
+SELECT value FROM public._face_sync_meta WHERE key = %(key)s
+
+-- name: write_note
+INSERT INTO public._face_sync_meta AS meta (key, value) VALUES (%(key)s, %(value)s)
+ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE meta.value <> excluded.value
+
 -- name: set_watched_users
 -- Exactly this set. Rows that stay are not touched, so that two listeners do not wait for each other.
 WITH gone AS (

@@ -21,17 +21,21 @@ CREATE SCHEMA _face_sync
 SELECT p.proname::text AS name, obj_description(p.oid, 'pg_proc') AS comment
 FROM pg_proc AS p
 JOIN pg_namespace AS n ON n.oid = p.pronamespace
-WHERE n.nspname = '_face_sync' AND p.pronargs = 0
+WHERE n.nspname = '_face_sync'
 
 -- name: trigger_states
 -- One row per table asked for and trigger of ours on it; name is NULL where the table has none, and present
--- is false where this Immich has no such table.
+-- is false where this Immich has no such table. Asked of the catalog alone: the listener's own role may not use the
+-- schema _face_sync.
 SELECT
   wanted.table_name,
   c.oid IS NOT NULL AS present,
   t.tgname::text AS name,
   t.tgenabled IN ('O', 'A') AS enabled,
-  t.tgfoid = to_regprocedure('_face_sync.notify_change()') AS ours,
+  t.tgfoid = (
+    SELECT p.oid FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+    WHERE n.nspname = '_face_sync' AND p.proname = 'notify_change'
+  ) AS ours,
   obj_description(t.oid, 'pg_trigger') AS comment
 FROM unnest(%(tables)s::text[]) AS wanted (table_name)
 LEFT JOIN pg_class AS c
@@ -43,7 +47,10 @@ LEFT JOIN pg_trigger AS t
 -- One row if the guard is there.
 SELECT
   t.tgenabled IN ('O', 'A') AS enabled,
-  t.tgfoid = to_regprocedure('_face_sync.guard_original()') AS ours,
+  t.tgfoid = (
+    SELECT p.oid FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+    WHERE n.nspname = '_face_sync' AND p.proname = 'guard_original'
+  ) AS ours,
   obj_description(t.oid, 'pg_trigger') AS comment
 FROM pg_trigger AS t
 WHERE t.tgrelid = to_regclass('public.asset') AND t.tgname = %(trigger)s AND NOT t.tgisinternal
@@ -73,10 +80,10 @@ DROP TRIGGER IF EXISTS {trigger} ON {table}
 COMMENT ON TRIGGER {trigger} ON {table} IS {comment}
 
 -- name: comment_function
-COMMENT ON FUNCTION {function}() IS {comment}
+COMMENT ON FUNCTION {function} IS {comment}
 
 -- name: drop_functions
-DROP FUNCTION IF EXISTS _face_sync.notify_change(), _face_sync.guard_original()
+DROP FUNCTION IF EXISTS _face_sync.notify_change(), _face_sync.guard_original(), _face_sync.immich_uuid_v7(timestamptz)
 
 -- name: drop_schema
 -- Without CASCADE: what somebody else put there is not ours to drop.
@@ -97,6 +104,7 @@ DROP TABLE IF EXISTS
   public._face_sync_album_map,
   public._face_sync_kept,
   public._face_sync_failure,
+  public._face_sync_seen,
   public._face_sync_meta
 
 -- name: purge_sequence

@@ -212,7 +212,8 @@ SELECT
         ELSE 'face_search.column'
     END,
     map.target_face_id
-FROM unnest(%(targets)s::uuid[]) AS pair (target)
+FROM unnest(%(targets)s::uuid[], %(source_users)s::uuid[], %(target_users)s::uuid[])
+    AS pair (target, source_user, target_user)
 JOIN _face_sync_face_map AS map ON map.target_asset_id = pair.target
 JOIN asset_face AS want ON want.id = map.source_face_id
 JOIN asset_face AS have ON have.id = map.target_face_id
@@ -225,7 +226,8 @@ WHERE {judged} AND wanted.embedding IS DISTINCT FROM copy.embedding
 false
 
 -- name: silent_group
-want."personGroupId" = have."personGroupId"
+(SELECT "clusterGroupId" FROM "user" WHERE id = pair.source_user)
+= (SELECT "clusterGroupId" FROM "user" WHERE id = pair.target_user)
 
 -- name: judged_person
 true
@@ -251,6 +253,12 @@ LEFT JOIN _face_sync_face_map AS wanted
     ON wanted.source_face_id = source."faceAssetId"
     AND wanted.target_user_id = expected.target_user
     AND wanted.target_person_id = expected.made
+    -- Not one that the target user gave to somebody else.
+    AND EXISTS (
+        SELECT
+        FROM asset_face AS face
+        WHERE face.id = wanted.target_face_id AND face.{face_person} = wanted.target_person_id
+    )
 LEFT JOIN _face_sync_face_map AS copied ON copied.target_face_id = copy."faceAssetId"
 CROSS JOIN LATERAL (
     VALUES
@@ -389,4 +397,14 @@ WHERE (map.source_user_id, map.target_user_id) IN (
         FROM asset_face AS face
         JOIN asset ON asset.id = face."assetId"
         WHERE face.{face_person} = map.target_person_id AND asset."ownerId" = map.target_user_id
+    )
+  -- One whose faces their user gave away just now: where that is a merge, Immich has not finished it.
+  AND NOT EXISTS (
+        SELECT
+        FROM _face_sync_face_map AS given
+        JOIN asset_face AS face ON face.id = given.target_face_id
+        WHERE given.target_person_id = map.target_person_id
+          AND given.target_user_id = map.target_user_id
+          AND face.{face_person} <> map.target_person_id
+          AND face."updatedAt" > now() - interval '1 minute'
     )

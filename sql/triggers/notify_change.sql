@@ -45,7 +45,7 @@ BEGIN
     END IF;
 
     IF row_count > max_rows THEN
-      IF TG_TABLE_NAME IN ('asset', 'person') THEN
+      IF TG_TABLE_NAME IN ('asset', 'person', 'stack') THEN
         has_watched := EXISTS (
           SELECT FROM changed_rows AS c
           WHERE c."ownerId" IN (SELECT w.user_id FROM public._face_sync_watch AS w)
@@ -101,6 +101,27 @@ BEGIN
           AND n.content IS DISTINCT FROM o.content;
       ELSE
         SELECT array_agg(DISTINCT coalesce(to_jsonb(c) ->> 'id', to_jsonb(c) ->> 'personGroupId')::uuid)
+        INTO keys
+        FROM changed_rows AS c
+        WHERE c."ownerId" IN (SELECT w.user_id FROM public._face_sync_watch AS w);
+      END IF;
+
+    WHEN 'stack' THEN
+      -- Members name their stack in asset itself, which tells; only another cover has no other mark. Both covers,
+      -- the old one and the new one, lead to the stack.
+      IF TG_OP = 'UPDATE' THEN
+        SELECT array_agg(DISTINCT covers.id) INTO keys
+        FROM (SELECT r.id, r."ownerId", to_jsonb(r) - stamps AS content FROM changed_rows AS r) AS n
+        FULL JOIN (SELECT r.id, r."ownerId", to_jsonb(r) - stamps AS content FROM old_rows AS r) AS o ON o.id = n.id
+        CROSS JOIN LATERAL (
+          VALUES ((n.content ->> 'primaryAssetId')::uuid), ((o.content ->> 'primaryAssetId')::uuid)
+        ) AS covers (id)
+        WHERE coalesce(n."ownerId", o."ownerId") IN (SELECT w.user_id FROM public._face_sync_watch AS w)
+          AND n.content IS DISTINCT FROM o.content
+          AND covers.id IS NOT NULL;
+      ELSE
+        SELECT array_agg(DISTINCT (to_jsonb(c) ->> 'primaryAssetId')::uuid)
+          FILTER (WHERE to_jsonb(c) ->> 'primaryAssetId' IS NOT NULL)
         INTO keys
         FROM changed_rows AS c
         WHERE c."ownerId" IN (SELECT w.user_id FROM public._face_sync_watch AS w);

@@ -27,6 +27,7 @@ from listener.standin.actor import Actor
 from listener.tools.verify import Report
 from tests.conftest import ImmichDatabase, Roots, eventually
 from tests.house import House, add_library, add_user
+from tests.role import as_listener
 
 START_WITHIN = 20.0
 
@@ -75,7 +76,7 @@ class Home:
 
     def settings(self, **changes: Any) -> Settings:
         settings = Settings(
-            conninfo=make_conninfo(self.immich.conninfo, application_name="listener"),
+            conninfo=make_conninfo(as_listener(self.immich.conninfo), application_name="listener"),
             media_root=self.roots.media,
             external_root=self.roots.external,
             jobs=self.house.jobs,
@@ -97,6 +98,12 @@ class Home:
         self.stop()
         self.house = replace(self.house, jobs=tuple(change(job) for job in self.house.jobs))
         self.start()
+
+    @property
+    def service(self) -> Service:
+        """The listener that runs."""
+        assert self._running is not None
+        return self._running.service
 
     # --- looking ----------------------------------------------------------------------------------------
 
@@ -159,6 +166,11 @@ class Running:
         )
         if self._failure is not None:
             raise self._failure
+
+    @property
+    def service(self) -> Service:
+        assert self._service is not None
+        return self._service
 
     def stop(self) -> None:
         if self._service is not None:

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -155,3 +156,34 @@ def _counted(home: Home, how: str) -> float:
     assert service is not None
     value = service.metrics.registry.get_sample_value("immich_shared_library_files_total", {"how": how})
     return value or 0.0
+
+
+@pytest.mark.releases(since="3.0.3")
+def test_point_5_links_below_the_former_prefix_of_a_job_go_and_nothing_else_there(home: Home) -> None:
+    alice, bob = home.alice, home.bob
+    photos = [alice.upload(name) for name in ("one.jpg", "two.jpg", "three.jpg")]
+    home.settled()
+    old, others, replaced = (Path(bob.asset(home.copied(photo))["originalPath"]) for photo in photos)
+    original = others.readlink()
+    # Another's by now; a link of bob's own; a file.
+    own = bob.upload("mine.jpg")
+    path_of_own = bob.asset(own)["originalPath"]
+    home.house.query('UPDATE asset SET "originalPath" = %s WHERE id = %s', str(others), own)
+    replaced.unlink()
+    replaced.symlink_to(others)
+    beside = old.with_name("beside.jpg")
+    beside.write_bytes(b"a file of somebody's")
+    folder = home.roots.external / "shared" / "moved"
+    home.change_jobs(
+        lambda job: replace(job, target_path_prefix=str(folder)) if job.kind == "uploads" else job,
+    )
+    home.house.query('UPDATE asset SET "originalPath" = %s WHERE id = %s', path_of_own, own)
+    home.settled()
+    for photo in photos:
+        link = Path(bob.asset(home.copied(photo))["originalPath"])
+        assert link.is_relative_to(folder)
+        assert link.resolve() == Path(alice.asset(photo)["originalPath"]).resolve()
+    assert not old.is_symlink()
+    assert others.readlink() == original
+    assert replaced.readlink() == others
+    assert beside.read_bytes() == b"a file of somebody's"

@@ -9,7 +9,6 @@ import pytest
 from listener.standin.actor import Actor
 from tests.behaviour.conftest import Home
 from tests.behaviour.people import copy_for, named_portrait, owner_of_face, portrait, seen, shown_on_copy, thumbnail
-from tests.conftest import eventually
 
 
 @pytest.mark.releases(until="3.1.0")
@@ -84,35 +83,6 @@ def test_point_1_people_who_are_merged_reassigned_and_deleted_at_the_source(home
     assert bob.person(mirror)["name"] == "Grace"
     assert bob.faces_of(own)[0]["person"] == mirror
     assert thumbnail(bob, mirror).exists()
-
-
-def test_point_1_a_mirror_that_the_target_merges_is_adopted(home: Home) -> None:
-    alice, bob = home.alice, home.bob
-    photo, _, person = portrait(alice, "one.jpg")
-    own, _, mine = named_portrait(bob, "Grandma")
-    home.settled()
-    mirror = home.mirror_of(person)
-    assert mirror is not None
-    file = thumbnail(bob, mirror)
-    # While the listener is down: it finds the faces moved and the person gone, and not one without the other.
-    with home.stopped():
-        bob.merge_people(mine, mirror)
-    eventually(lambda: home.mirror_of(person) == mine, within=20, describe="the survivor is not adopted")
-    alice.name_person(person, "Grace")
-    another, *_ = portrait(alice, "two.jpg", person)
-    home.settled()
-    assert home.mirror_of(person) == mine
-    assert shown_on_copy(home, photo) == shown_on_copy(home, another) == {mine}
-    assert [row["person"] for row in bob.people()] == [mine]
-    assert bob.person(mine)["name"] == "Grandma"
-    assert not file.exists()
-
-    # Who was bob's own before stays, whatever alice does.
-    alice.delete_person(person)
-    home.settled()
-    assert shown_on_copy(home, photo) == set()
-    assert bob.person_of(bob.faces_of(own)[0]["id"]) == mine
-    assert bob.person(mine)["name"] == "Grandma"
 
 
 def test_point_1_with_jobs_in_both_directions_a_person_is_one(new_home: Callable[..., Home]) -> None:

@@ -4,7 +4,7 @@ Each user gets a cluster group, each person a person group with the person's own
 What else 3.2 changed has nothing to do with people, and is left out.
 """
 
-from typing import LiteralString
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -89,8 +89,10 @@ ALTER INDEX "asset_face_personId_assetId_idx" RENAME TO "asset_face_personGroupI
 ALTER INDEX "asset_face_personId_assetId_notDeleted_isVisible_idx"
   RENAME TO "asset_face_personGroupId_assetId_notDeleted_isVisible_idx";
 
-ALTER TABLE person_audit RENAME COLUMN "personId" TO "personGroupId";
-ALTER INDEX "person_audit_personId_idx" RENAME TO "person_audit_personGroupId_idx";
+ALTER TABLE person_audit ADD COLUMN "personGroupId" uuid;
+UPDATE person_audit SET "personGroupId" = "personId";
+ALTER TABLE person_audit ALTER COLUMN "personGroupId" SET NOT NULL, DROP COLUMN "personId";
+CREATE INDEX "person_audit_personGroupId_idx" ON person_audit ("personGroupId");
 DROP TRIGGER person_delete_audit ON person;
 DROP FUNCTION person_delete_audit;
 """
@@ -107,15 +109,8 @@ _CHANGED = ("cluster_group", "person_group", "person_group_audit", "person", "pe
 
 def to_person_groups(conninfo: str) -> None:
     """Carry a database of 3.1.0 to the people of 3.2.0, and make sure that the result is what 3.2.0 has."""
-    functions = named_queries("standin/functions.sql")
-    key = sql.Identifier("personGroupId")
     with psycopg.connect(conninfo) as connection:
-        for statements in (_CLUSTER_GROUPS, _PERSON_GROUPS, _PEOPLE):
-            connection.execute(statements)
-        for function in ("person_delete_audit", "person_group_delete_audit"):
-            made: LiteralString = functions[function]
-            connection.execute(sql.SQL(made).format(person_key=key, person_audit_key=key))
-        connection.execute(_TRIGGERS)
+        change_people(connection)
     with psycopg.connect(conninfo) as connection:
         now, wanted = read_facts(connection).tables, load_facts("3.2.0").tables
         for table in _CHANGED:
@@ -124,6 +119,18 @@ def to_person_groups(conninfo: str) -> None:
             assert set(now[table].foreign_keys) == set(wanted[table].foreign_keys)
             # The others need extensions that this PostgreSQL may not have.
             assert _btrees(now[table]) == _btrees(wanted[table])
+
+
+def change_people(connection: psycopg.Connection[Any]) -> None:
+    """Change the people of 3.1.0 to those of 3.2.0, within the caller's transaction."""
+    functions = named_queries("standin/functions.sql")
+    key = sql.Identifier("personGroupId")
+    for statements in (_CLUSTER_GROUPS, _PERSON_GROUPS, _PEOPLE):
+        connection.execute(statements)
+    for function in ("person_delete_audit", "person_group_delete_audit"):
+        made: LiteralString = functions[function]
+        connection.execute(sql.SQL(made).format(person_key=key, person_audit_key=key))
+    connection.execute(_TRIGGERS)
 
 
 def _btrees(table: Table) -> set[Index]:

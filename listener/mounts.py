@@ -1,0 +1,145 @@
+"""Are the disks there? An empty folder where a disk should be is not read as "everything was deleted".
+
+What is looked at before each batch of a job is cheap: a file or a folder or two on each of the roots. Only where
+something is missing are the rows asked whether there should be something. A job whose folders are away pauses:
+nothing of it is made, mended or removed. When they are back, the listener starts anew, as after a lost connection:
+what the folders lead to is judged again, and everything is looked at.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from listener.database import Connection, fetch, query
+from listener.immich.layout import Layout, empty
+from listener.ops import http, logs
+from listener.ops.metrics import Metrics
+from listener.settings import Job
+
+log = logs.get("mounts")
+
+EVERY = 2.0
+"""How often the folders are looked at while there is no work, in seconds."""
+_MARK = ".immich"
+_THUMBS = "thumbs"
+# Folders of the media root that a job reads or writes in.
+_GENERATED = (_THUMBS, "encoded-video")
+_UPLOADED = ("upload", "library")
+
+
+class MountedAgainError(Exception):
+    """The folders of a job that paused are back: everything is to be looked at anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A folder that may be a mount point without its disk, and what the rows are asked to be sure."""
+
+    folder: Path
+    why: str
+    asked: Literal["names_files", "names_originals", "names_online"]
+
+
+class Mounts:
+    """Which jobs pause because their folders are away; tells readiness, the metric and the log."""
+
+    def __init__(self, layout: Layout, metrics: Metrics, readiness: http.Readiness) -> None:
+        self._layout = layout
+        self._metrics = metrics
+        self._readiness = readiness
+        self._marked: frozenset[str] = frozenset()
+        self._away: dict[str, str] = {}
+        readiness.met(http.Condition.MOUNTED)
+
+    async def read(self, connection: Connection) -> None:
+        """Read where Immich has put its marks. Raises psycopg.Error."""
+        self._marked = await _marked(connection)
+
+    async def paused(self, connection: Connection, job: Job) -> bool:
+        """Tell whether a job must not be worked on now. Raises MountedAgainError when that is over, psycopg.Error."""
+        words = await missing(connection, job, self._layout, self._marked)
+        if words is not None:
+            self._pause(job, words)
+        elif self._away.pop(job.name, None) is not None:
+            self._tell(job)
+            raise MountedAgainError(f"the folders of job {job.name!r} are back")
+        return words is not None
+
+    def _pause(self, job: Job, words: str) -> None:
+        if self._away.get(job.name) == words:
+            return
+        self._away[job.name] = words
+        self._tell(job)
+        log.warning(
+            "a folder is not mounted: the job pauses, nothing is made or removed until it is back",
+            job=job.name,
+            reason=words,
+        )
+
+    def _tell(self, job: Job) -> None:
+        self._metrics.paused.labels(job=job.name).set(job.name in self._away)
+        if self._away:
+            reasons = "; ".join(f"job {name!r}: {words}" for name, words in sorted(self._away.items()))
+            self._readiness.unmet(http.Condition.MOUNTED, f"{http.Condition.MOUNTED.value}: {reasons}")
+        else:
+            self._readiness.met(http.Condition.MOUNTED)
+
+
+async def missing(connection: Connection, job: Job, layout: Layout, marked: frozenset[str]) -> str | None:
+    """Return in words which folder of a job is not mounted, and what to do; None where all are. Raises psycopg.Error.
+
+    ``marked``: folders of the media root in which Immich has put its mark.
+    """
+    words, suspects = await asyncio.to_thread(_look, job, layout, marked)
+    if words is not None:
+        return words
+    for suspect in suspects:
+        params = {
+            "source_user": job.source_user_id,
+            "target_user": job.target_user_id,
+            "folder": str(suspect.folder),
+        }
+        if (await fetch(connection, query("mounts", suspect.asked), params))[0][0]:
+            return f"{suspect.folder} {suspect.why}, but photos are known there: mount it as in Immich's server"
+    return None
+
+
+async def problems(connection: Connection, jobs: Sequence[Job], layout: Layout) -> list[str]:
+    """Return why these jobs cannot be worked on now, one line each. Raises psycopg.Error."""
+    marked = await _marked(connection)
+    found = [(job, await missing(connection, job, layout, marked)) for job in jobs]
+    return [f"job {job.name!r}: {words}" for job, words in found if words is not None]
+
+
+async def _marked(connection: Connection) -> frozenset[str]:
+    return frozenset(row[0] for row in await fetch(connection, query("mounts", "marked"), {}))
+
+
+def _look(job: Job, layout: Layout, marked: frozenset[str]) -> tuple[str | None, list[Suspect]]:
+    """Return what is surely away, in words, and what may be."""
+    media = layout.media_root
+    for name in (*_GENERATED, *(_UPLOADED if job.kind == "uploads" else ())):
+        if name in marked and not _there(media / name / _MARK):
+            mark = media / name / _MARK
+            return (
+                f"Immich's mark {mark} is not there: mount {media / name} as in Immich's server. "
+                "Immich asks for the mark, too: if the folder is the right one, make an empty file of that name"
+            ), []
+    folders: list[tuple[Path, Literal["names_files", "names_originals", "names_online"]]] = [
+        (layout.external_root, "names_originals")
+    ]
+    if _THUMBS not in marked:
+        folders.append((media / _THUMBS, "names_files"))
+    if job.kind == "external":
+        folders.append((Path(job.source_path_prefix), "names_online"))
+    return None, [Suspect(folder, why, asked) for folder, asked in folders if (why := empty(folder)) is not None]
+
+
+def _there(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        path.stat()
+        return True
+    return False

@@ -1,0 +1,68 @@
+"""What comes before the first key, at every connect: what this Immich is, whether the jobs fit it, our tables.
+
+Nothing is written to a database that is unfit.
+"""
+
+from dataclasses import dataclass
+
+from listener import preflight, recovery, tracking
+from listener.database import Connection
+from listener.immich import api
+from listener.immich.catalog import Catalog
+from listener.immich.layout import Layout
+from listener.ops import logs
+from listener.ops.metrics import Metrics
+from listener.settings import Settings
+from listener.sweep import Sweep
+from listener.sync.reconciler import Reconciler
+from listener.upkeep import Upkeep
+
+log = logs.get("startup")
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What works for the catalog that was found."""
+
+    catalog: Catalog
+    reconciler: Reconciler
+    sweep: Sweep
+
+
+async def prepare(connection: Connection, settings: Settings, metrics: Metrics, upkeep: Upkeep) -> Ready:
+    """Read what this Immich is, and bring our tables there. Raises RefusedError, TrackingError or psycopg.Error."""
+    layout = Layout(settings.media_root, settings.external_root)
+    catalog = await preflight.check(connection, settings.jobs, layout)
+    for warning in catalog.warnings():
+        log.warning(warning)
+    guard = await preflight.guard_needed(connection, catalog, settings.jobs, layout)
+    installed = await upkeep.put_back(connection, guard=guard)
+    preflight.refuse_unguarded(catalog, settings.jobs, layout, guarded=installed.guard == "installed")
+    applied = await tracking.migrate(connection)
+    if applied:
+        log.info("tracking tables are ready", versions=applied)
+    users = {user for job in settings.jobs for user in (job.source_user_id, job.target_user_id)}
+    await tracking.set_watched_users(connection, users)
+    for left in await preflight.leftovers(connection, settings.jobs):
+        log.warning(
+            "copies belong to no job of the configuration: they are kept. "
+            "To remove them, add their job again with remove_copies: true",
+            copies=left.copies,
+            source=left.source,
+            target=left.target,
+            folder=left.folder,
+        )
+    known = await api.features(settings.api_url, settings.api_key)
+    # Unknown: wait for all of it, ML_WAIT_SECONDS at most.
+    features = known or api.Features(smart_search=True, facial_recognition=True, ocr=True)
+    reconciler = Reconciler.compose(
+        catalog,
+        media_root=settings.media_root,
+        external_root=settings.external_root,
+        link_mode=settings.link_mode,
+        metrics=metrics,
+        features=features,
+        ml_wait=settings.ml_wait,
+    )
+    await recovery.mend_notes(connection, reconciler, settings.jobs)
+    return Ready(catalog, reconciler, Sweep.compose(catalog, (settings.link_mode, features)))

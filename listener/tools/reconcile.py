@@ -1,0 +1,182 @@
+"""Reconcile now: asks the running listener to look at everything, and follows it until it is done.
+
+A job that no listener serves is taken and done right here, in the same way as the service does it: by the same
+pages of keys and the same reconciler, as the job's owner. ``preview`` changes nothing, and asks the judge.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+
+from listener import asking, mounts, preflight, startup, tracking
+from listener.asking import Progress
+from listener.channel import Ask
+from listener.database import Connection, Pool, connect, query
+from listener.immich import api
+from listener.immich.layout import Layout
+from listener.ops import logs
+from listener.ops.metrics import Metrics
+from listener.ownership import Ownership
+from listener.settings import Job, Settings
+from listener.sync.reconciler import Outcome
+from listener.tools import verify
+from listener.upkeep import Upkeep
+
+# A notification holds a few hundred ids at most.
+MOST_ASSETS = 100
+_BATCH = 500
+_ASK_AGAIN = 2.0  # seconds without an answer until it is seen whether the listener still has the job
+
+log = logs.get("reconcile")
+
+Report = Callable[[Job, Progress], None]
+
+
+@contextmanager
+def bar() -> Iterator[Report]:
+    """Show a bar for each job at a terminal, and nothing elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with RichProgress(*columns, console=console, disable=not console.is_terminal) as shown:
+        tasks: dict[str, TaskID] = {}
+
+        def report(job: Job, progress: Progress) -> None:
+            if job.name not in tasks:
+                tasks[job.name] = shown.add_task(escape(job.name), total=progress.total)
+            shown.update(tasks[job.name], completed=progress.looked_at, total=progress.total)
+
+        yield report
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a reconcile would do, and why. ``what``: copy, remove, mend or look at."""
+
+    what: str
+    job: str
+    asset: UUID | None
+    why: str
+
+
+async def preview(
+    connection: Connection, settings: Settings, jobs: Sequence[Job], assets: Sequence[UUID]
+) -> list[Change]:
+    """Return what would change for these jobs, and of these assets if any are named. Raises TrackingError."""
+    if (await tracking.read_version(connection) or 0) < tracking.latest_version():
+        raise tracking.TrackingError("the tracking tables are not there yet: everything would be copied")
+    features = await api.features(settings.api_url, settings.api_key)
+    report = await verify.verify(connection, jobs, settings.media_root, features=features, ml_wait=settings.ml_wait)
+    return [
+        Change(_what(found), found.job, found.source_asset_id or found.target_asset_id, f"{found.rule}: {found.detail}")
+        for found in report.differences
+        if not assets or {found.source_asset_id, found.target_asset_id} & {*assets}
+    ]
+
+
+def _what(found: verify.Difference) -> str:
+    if found.rule in {"source.uncopied", "failed", "skipped.stale"}:
+        return "copy"
+    if found.rule.startswith("source.") or found.rule == "map.orphan":
+        return "remove"
+    return "look at" if found.rule.endswith((".orphan", ".duplicate")) else "mend"
+
+
+async def reconcile(settings: Settings, jobs: Sequence[Job], assets: Sequence[UUID], report: Report) -> Counter[str]:
+    """Bring all copies of these jobs to what they should be, or those that these assets lead to.
+
+    Returns how many were made, removed, and failed. Raises RefusedError, TrackingError or psycopg.Error.
+    """
+    owner = uuid4()
+    totals: Counter[str] = Counter()
+    async with AsyncExitStack() as connections:
+        listening = await connections.enter_async_context(await connect(settings.conninfo))
+        await listening.execute(query("channel", "listen_progress"))
+        ready = await startup.prepare(listening, settings, Metrics(), Upkeep(Metrics()))
+        layout = Layout(settings.media_root, settings.external_root)
+        if problems := await mounts.problems(listening, jobs, layout):
+            raise preflight.RefusedError(problems)
+        writing = await connections.enter_async_context(Pool(settings.conninfo, 1, owner))
+        ownership = Ownership(jobs, owner)
+        left = {job.identity: job for job in jobs}
+        while left:
+            for job in await ownership.take(listening):
+                async with writing.connection() as connection:
+                    await _do(ready, connection, job, assets, report, totals)
+                del left[job.identity]
+            for job in list(left.values()):
+                if await _follow(listening, job, assets, report, totals):
+                    del left[job.identity]
+    return totals
+
+
+async def _follow(
+    connection: Connection, job: Job, assets: Sequence[UUID], report: Report, totals: Counter[str]
+) -> bool:
+    """Ask the listener that serves this job, and hear it to the end. False if it is served no more."""
+    question = Ask(str(uuid4()), job.identity, tuple(assets))
+    await asking.ask(connection, question)
+    silent = False
+    while True:
+        heard = False
+        async for notify in connection.notifies(timeout=_ASK_AGAIN, stop_after=1):
+            progress = asking.read_answer(notify.payload, question.id)
+            if progress is None:
+                continue
+            heard = True
+            report(job, progress)
+            if progress.ended:
+                totals.update(made=progress.made, removed=progress.removed, failed=progress.failed)
+                return True
+        if not heard and not await asking.is_served(connection, job):
+            return False
+        if not heard and not silent:
+            # It may be in the middle of another sweep.
+            log.warning("the listener that serves this job has not answered yet: waiting", job=job.name)
+            silent = True
+
+
+async def _do(
+    ready: startup.Ready,
+    connection: Connection,
+    job: Job,
+    assets: Sequence[UUID],
+    report: Report,
+    totals: Counter[str],
+) -> None:
+    counts: Counter[str] = Counter(made=0, removed=0, failed=0)
+
+    def count(outcome: Outcome) -> set[UUID]:
+        failed = {*outcome.failed, *outcome.failed_people}
+        counts.update(made=len(outcome.made), removed=outcome.removed, failed=len(outcome.failed))
+        return failed | outcome.waiting.keys()
+
+    def tell(looked_at: int, total: int, *, ended: bool) -> None:
+        report(job, Progress([], job.identity, looked_at, max(total, looked_at), **counts, ended=ended))
+
+    looked_at = 0
+    if assets:
+        count(await ready.reconciler.assets(connection, job, assets))
+        looked_at = len(assets)
+    else:
+        total = await ready.sweep.how_many(connection, job)
+        usable = await ready.reconciler.album_usable(connection, job)
+        links = ready.reconciler.links(job)
+        async for page in ready.sweep.pages(connection, job, links, album_usable=usable, everything=True):
+            unsettled: set[UUID | None] = set()
+            for start in range(0, len(page.found), _BATCH):
+                ids = [found.key.id for found in page.found[start : start + _BATCH]]
+                work = ready.reconciler.assets if page.found[0].key.kind == "asset" else ready.reconciler.people
+                unsettled |= count(await work(connection, job, ids))
+            done = [found for found in page.found if not {found.key.id, found.other_id} & unsettled]
+            await ready.sweep.remember(connection, job, done)
+            looked_at += page.looked_at
+            tell(looked_at, total, ended=False)
+    tell(looked_at, looked_at, ended=True)
+    totals.update(counts)
