@@ -111,8 +111,10 @@ FROM page
 LEFT JOIN person AS source ON source.{person_id} = page.other_id AND source."ownerId" = %(source_user)s
 LEFT JOIN person AS mirror ON mirror.{person_id} = page.id AND mirror."ownerId" = %(target_user)s
 CROSS JOIN LATERAL (
-    SELECT EXISTS (SELECT FROM asset_face AS face JOIN asset ON asset.id = face."assetId"
-                   WHERE face.{face_person} = page.id AND asset."ownerId" IS NOT DISTINCT FROM %(target_user)s) AS there
+    -- Not EXISTS: for a whole page PostgreSQL would hash all faces there are.
+    SELECT (SELECT true FROM asset_face AS face JOIN asset ON asset.id = face."assetId"
+            WHERE face.{face_person} = page.id AND asset."ownerId" IS NOT DISTINCT FROM %(target_user)s
+            LIMIT 1) IS NOT NULL AS there
 ) AS face
 CROSS JOIN LATERAL (
     SELECT hashtextextended(concat_ws('/', %(circumstances)s::text, page.version,
