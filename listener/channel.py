@@ -30,7 +30,7 @@ PROOF_WITHIN = 5.0
 # Between two proofs the jobs are looked at so often: those of a listener that died are to move within seconds.
 _LOOKS = 4
 # What is done in between may wait for locks, ten seconds at most (session.sql).
-_LOOKS_WITHIN = 15.0
+_LOOKS_WITHIN = 12.0
 
 log = logs.get("channel")
 

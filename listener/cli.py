@@ -61,7 +61,7 @@ app.add_typer(role_app, name="role")
 
 def _refuse(*problems: str) -> NoReturn:
     for problem in problems:
-        typer.echo(problem, err=True)
+        typer.echo(logs.masked(problem), err=True)
     raise typer.Exit(2)
 
 
@@ -71,6 +71,8 @@ def _settings() -> Settings:
     except settings.SettingsError as error:
         _refuse(*error.problems)
     logs.setup(loaded.log_level, loaded.log_format, secrets=settings.secrets(loaded))
+    # Python would print the traceback of an error as it is, and its text may quote what must stay secret.
+    sys.excepthook = logs.uncaught
     for note in loaded.notes:
         logs.get("settings").info(note)
     return loaded

@@ -65,7 +65,9 @@ RIGHTS: Final[Mapping[str, tuple[Right, ...]]] = {
         ("asset_audit", "asset_edit_audit", "asset_face_audit", "person_audit", "stack_audit"),
         _rights("SELECT", "INSERT"),
     ),
-    "asset_ocr_audit": _rights("INSERT"),
+    # Up to PostgreSQL 17 what goes by cascade is told of with the rights of whoever deletes, too.
+    **dict.fromkeys(("asset_ocr_audit", "album_asset_audit", "memory_asset_audit"), _rights("INSERT")),
+    "memory": _rights(select=("id",)),
 }
 
 

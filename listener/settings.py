@@ -5,13 +5,14 @@ Jobs come from ``config.yaml`` if that file is there, else from the single-job v
 these files is touched, and all problems are found at once.
 """
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 from uuid import UUID
 
 import psycopg
@@ -152,7 +153,10 @@ def secrets(settings: Settings) -> tuple[str, ...]:
     for secret in (password, settings.api_key or ""):
         if secret and secret != inputs.DEFAULT_PASSWORD:
             in_conninfo = secret.replace("\\", r"\\").replace("'", r"\'")
-            found |= {secret, quote(secret), quote(secret, safe=""), in_conninfo}
+            plain = (secret, quote(secret), quote(secret, safe=""), quote_plus(secret), in_conninfo)
+            found.update(plain)
+            # As a traceback or a payload has them.
+            found.update(quoted(text)[1:-1] for text in plain for quoted in (repr, ascii, json.dumps))
     return tuple(sorted(found, key=lambda text: (-len(text), text)))
 
 

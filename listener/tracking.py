@@ -107,8 +107,8 @@ async def migrate(conn: psycopg.AsyncConnection) -> list[int]:
     except psycopg.errors.InsufficientPrivilege as error:
         raise TrackingError(
             f"The role {conn.info.user!r} may not create or change the tracking tables: "
-            f"{_first_line(error)}. Connect as the role that Immich uses, "
-            "or grant CREATE on the schema public."
+            f"{_first_line(error)}. As the role that Immich uses, run: listener triggers install, and after it the SQL "
+            "of: listener role print. Or grant CREATE on the schema public."
         ) from error
     except psycopg.errors.LockNotAvailable as error:
         raise TrackingError(

@@ -37,6 +37,7 @@ from listener.tools.verify import Report, render, verify
 from listener.workqueue import Batch, Key, WorkQueue
 from tests.conftest import Roots
 from tests.house import add_user
+from tests.role import address, grant
 
 STEPS = (
     *("start", "upload photos", "upload live photo", "upload video", "external library scan"),
@@ -92,7 +93,7 @@ class Stage:
                 for transaction in order(steps):
                     player.play(transaction)
 
-        await Listener(conninfo, self.roots, self.jobs).listen(immich, chaos)
+        await Listener(address(conninfo), self.roots, self.jobs).listen(immich, chaos)
         async with await connect(conninfo) as connection:
             return await dump(connection, self.roots), await verify(connection, self.jobs, self.roots.media)
 
@@ -278,6 +279,7 @@ def stage(
                 (LIBRARY, "shared", BOB, [], []),
             )
         asyncio.run(_prepare(conninfo, {carol, BOB}))
+        grant(conninfo)
         yield Stage(server, release, name, roots, jobs)
     finally:
         drop_database(server, name)

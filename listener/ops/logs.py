@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Literal, TextIO
 
 _ROOT = "listener"
@@ -101,8 +102,8 @@ def setup(
     ``level`` is DEBUG, INFO, WARNING or ERROR; ``secrets`` are texts to mask wherever they appear.
     """
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
-    masked = tuple(sorted({secret for secret in secrets if secret}, key=len, reverse=True))
-    handler.setFormatter(_JsonFormatter(masked) if format == "json" else _TextFormatter(masked))
+    hidden = tuple(sorted({secret for secret in secrets if secret}, key=len, reverse=True))
+    handler.setFormatter(_JsonFormatter(hidden) if format == "json" else _TextFormatter(hidden))
     root = logging.getLogger()
     for old in tuple(root.handlers):
         if isinstance(old.formatter, _Formatter):
@@ -120,6 +121,23 @@ def mask(secrets: Iterable[str]) -> None:
             handler.formatter.mask(secrets)
 
 
+def masked(text: str) -> str:
+    """Return a text for people without the secrets that the logs are to mask."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, _Formatter):
+            text = handler.formatter.masked(text)
+    return text
+
+
+def uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Log an error that nobody caught as all others, without secrets: for ``sys.excepthook``."""
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+    else:
+        message = "ended by an error that nobody expected"
+        logging.getLogger(_ROOT).critical("%s", message, exc_info=(kind, error, traceback))
+
+
 class _Formatter(logging.Formatter):
     def __init__(self, secrets: tuple[str, ...]) -> None:
         super().__init__()
@@ -128,7 +146,7 @@ class _Formatter(logging.Formatter):
     def mask(self, secrets: Iterable[str]) -> None:
         self._secrets = tuple(sorted({*self._secrets, *filter(None, secrets)}, key=len, reverse=True))
 
-    def _masked(self, text: str) -> str:
+    def masked(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, _MASK)
         return text
@@ -142,9 +160,9 @@ class _Formatter(logging.Formatter):
         return (
             at.replace("+00:00", "Z"),
             record.name.removeprefix(f"{_ROOT}."),
-            self._masked(record.getMessage()),
+            self.masked(record.getMessage()),
             fields,
-            self._masked(traceback),
+            self.masked(traceback),
         )
 
     def _value(self, value: object) -> object:
@@ -154,10 +172,10 @@ class _Formatter(logging.Formatter):
         if value is None or isinstance(value, (bool, int)):
             return value
         if isinstance(value, BaseException):
-            return self._masked(f"{type(value).__name__}: {value}".strip())
+            return self.masked(f"{type(value).__name__}: {value}".strip())
         if isinstance(value, (list, tuple, set, frozenset)):
             return [self._value(one) for one in value]
-        return self._masked(str(value))
+        return self.masked(str(value))
 
 
 class _TextFormatter(_Formatter):

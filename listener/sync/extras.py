@@ -72,6 +72,10 @@ class Extras:
         if params["album"] is not None:
             for step in self.albums:
                 await connection.execute(step, params)
+        await self.restack(connection, params)
+
+    async def restack(self, connection: Connection, params: Mapping[str, Any]) -> None:
+        """Bring the mirrors of these sources' stacks to what they should be, also where a copy is gone."""
         for step in self.stacks:
             await connection.execute(step, params)
 

@@ -30,6 +30,14 @@ _FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file (btrfs
 # Linux: a path, and a name in it, in bytes.
 _LONGEST_PATH = 4095
 _LONGEST_NAME = 255
+_RIGHTS = "Check PUID and PGID, and who may write there"
+_TO_DO = {
+    errno.ENOSPC: "Make room, or check with df -i that there are inodes",
+    errno.EDQUOT: "Make room, or raise the quota",
+    errno.EROFS: "Mount it for writing",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+}
 
 
 class FileProblemError(Exception):
@@ -73,12 +81,17 @@ def place(task: FileTask, layout: Layout, mode: LinkMode) -> How:
         raise FileProblemError("missing", f"the file {task.source!r} is missing") from error
     except OSError as error:
         raise FileProblemError(
-            _kind(error), f"cannot make {task.target!r} from {task.source!r}: {error.strerror}"
+            _kind(error), f"cannot make {task.target!r} from {task.source!r}: {_words(error)}"
         ) from error
 
 
 def _kind(error: OSError) -> str:
     return errno.errorcode.get(error.errno or 0, "os")
+
+
+def _words(error: OSError) -> str:
+    text, todo = error.strerror or str(error), _TO_DO.get(error.errno or 0)
+    return f"{text}. {todo}: then it is done by itself" if todo else text
 
 
 def _hardlink(origin: Entry, target: Path, root: Path, mode: LinkMode) -> How | None:
@@ -189,7 +202,7 @@ class OriginalLinks:
         except FileNotFoundError as error:
             raise FileProblemError("missing", f"the original {original!r} is missing") from error
         except OSError as error:
-            raise FileProblemError(_kind(error), f"cannot read the original {original!r}: {error.strerror}") from error
+            raise FileProblemError(_kind(error), f"cannot read the original {original!r}: {_words(error)}") from error
 
     def link(self, path: str, original: str) -> How:
         """Make the link of one copy. Raises FileProblemError, also where a file that is not ours is in the way."""
@@ -220,7 +233,7 @@ class OriginalLinks:
         except RefusedPathError as error:
             raise FileProblemError("refused", str(error)) from error
         except OSError as error:
-            raise FileProblemError(_kind(error), f"cannot make the link {path!r}: {error.strerror}") from error
+            raise FileProblemError(_kind(error), f"cannot make the link {path!r}: {_words(error)}") from error
         return how
 
     def unlink(self, path: str) -> bool:
@@ -241,7 +254,7 @@ class OriginalLinks:
         except OSError as error:
             # The folder is still needed, or another batch was faster.
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT}:
-                raise FileProblemError(_kind(error), f"cannot remove the link {path!r}: {error.strerror}") from error
+                raise FileProblemError(_kind(error), f"cannot remove the link {path!r}: {_words(error)}") from error
         return True
 
     def unlink_former(self, path: str, now: str, original: str) -> bool:
@@ -257,7 +270,7 @@ class OriginalLinks:
         except (RefusedPathError, FileNotFoundError, FileExistsError, NotADirectoryError):
             return False
         except OSError as error:
-            raise FileProblemError(_kind(error), f"cannot read the link {path!r}: {error.strerror}") from error
+            raise FileProblemError(_kind(error), f"cannot read the link {path!r}: {_words(error)}") from error
         return ours and OriginalLinks(self._layout, former).unlink(path)
 
     def _unlinked(self, target: Path) -> bool:
@@ -306,5 +319,5 @@ def remove_files(layout: Layout, folders: Sequence[Path], id_: str, named: Seque
         except RefusedPathError as error:
             raise FileProblemError("refused", str(error)) from error
         except OSError as error:
-            raise FileProblemError(_kind(error), f"cannot remove {str(path)!r}: {error.strerror}") from error
+            raise FileProblemError(_kind(error), f"cannot remove {str(path)!r}: {_words(error)}") from error
     return removed

@@ -37,7 +37,11 @@ async def to_the_end(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kw
 @asynccontextmanager
 async def left_if_cut_off(connection: Connection, job: Job, sources: Sequence[Source]) -> AsyncIterator[None]:
     """Leave the marks of these copies once more where the block is cancelled, fenced, or loses its connection."""
-    conninfo = make_conninfo(connection.info.dsn, password=connection.info.password)
+    # Not by info.dsn, which asks for a home directory: a user known by a number only (PUID) may have none.
+    given = {
+        option.keyword.decode(): option.val.decode() for option in connection.pgconn.info if option.val is not None
+    }
+    conninfo = make_conninfo(**given)
     try:
         yield
     except (asyncio.CancelledError, FencedError, psycopg.OperationalError) as error:

@@ -321,6 +321,8 @@ class Reconciler:
         async with self.rows.phones.writing(connection, job):
             await connection.execute(query("removal", "respect"), params)
             await connection.execute(query("removal", "forget"), params)
+            # Immich leaves the last other one in its stack.
+            await self.rows.extras.restack(connection, params)
         for source in respected:
             log.info("a copy was deleted by its user: it is not made again", asset=source.id, job=job.name)
 

@@ -31,14 +31,17 @@ WITH concerned AS (
     DELETE FROM public._face_sync_person_map AS map USING survivor
     WHERE map.target_person_id = survivor.gone AND map.target_user_id = %(target_user)s
       AND survivor.id IS NULL AND map.adopted
+    RETURNING survivor.gone, survivor.id
+), adopted AS (
+    UPDATE public._face_sync_person_map AS map SET target_person_id = survivor.id, adopted = true
+    FROM survivor
+    WHERE map.target_person_id = survivor.gone AND map.target_user_id = %(target_user)s AND survivor.id IS NOT NULL
+    RETURNING survivor.gone, survivor.id
 )
-UPDATE public._face_sync_person_map AS map SET target_person_id = survivor.id, adopted = true
-FROM survivor
-WHERE map.target_person_id = survivor.gone AND map.target_user_id = %(target_user)s AND survivor.id IS NOT NULL
-RETURNING survivor.gone, survivor.id
+SELECT gone, id FROM adopted UNION ALL SELECT gone, id FROM forgotten
 
 -- name: tell_adopted
--- Whom a survivor concerns beside the photos at hand: copies that got a face of who is gone while they were merged,
+-- Whom this concerns beside the photos at hand: copies with a face of who is gone, as those made while they were merged,
 -- and with jobs in both directions the survivor's own photos, whose copies show the source's person from now on.
 -- Told as our triggers tell it, since the other direction may be another process's.
 WITH found AS (

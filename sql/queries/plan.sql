@@ -102,11 +102,13 @@ SELECT closure.id,
        -- The id that the copy has, or had before its source went, or that a new one gets at every try.
        coalesce(map.target_asset_id, kept.target_asset_id, pg_temp.copy_id(closure.id, %(target_user)s)) AS target_id,
        candidate.original,
-       -- A motion part is shared only with a still that is shared, and once that still is ready.
+       -- A motion part is shared only with a still that is shared, and once that still is ready. One that is shared
+       -- stays: an upgrade of Immich brings new work for all stills.
        coalesce(candidate.in_scope AND candidate.qualifies, false)
            AND (NOT candidate.hidden OR EXISTS (
                    SELECT FROM candidate AS still
-                   WHERE still.motion = candidate.id AND still.in_scope AND still.qualifies AND still.waiting IS NULL
+                   WHERE still.motion = candidate.id AND still.in_scope AND still.qualifies
+                     AND (still.waiting IS NULL OR map.target_asset_id IS NOT NULL)
                      AND still.double_id IS NULL
                      AND NOT EXISTS (
                          SELECT FROM public._face_sync_skipped AS removed

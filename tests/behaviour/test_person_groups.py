@@ -14,6 +14,7 @@ from tests.behaviour.conftest import Home, make_home
 from tests.behaviour.people import copy_for, named_portrait, owner_of_face, portrait, seen, shown_on_copy, thumbnail
 from tests.behaviour.upgrade import to_person_groups
 from tests.conftest import ImmichDatabase, Roots, eventually
+from tests.role import grant
 
 since_groups = pytest.mark.releases(since="3.2.0")
 
@@ -178,6 +179,8 @@ def test_point_2_an_upgrade_from_3_1_to_3_2_while_the_listener_is_down(
         home.stop()
 
         to_person_groups(home.immich.conninfo)
+        # The new tables want new rights.
+        grant(home.immich.conninfo)
         immich = replace(home.immich, release="3.2.0")
         alice, bob = (
             stack.enter_context(

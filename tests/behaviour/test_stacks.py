@@ -97,3 +97,14 @@ def test_a_stack_whose_cover_is_not_shared_and_the_stacks_of_the_target(home: Ho
     bob.unstack(theirs)
     home.settled()
     assert len(home.house.query('SELECT 1 FROM stack WHERE "ownerId" = %s', alice.user_id)) == 2
+
+
+def test_the_last_copy_of_a_mirrored_stack_is_taken_out_when_its_user_deletes_the_others(home: Home) -> None:
+    alice, bob = home.alice, home.bob
+    cover, member = alice.upload("cover.jpg"), alice.upload("member.jpg")
+    alice.stack(cover, member)
+    home.settled()
+    # Of two in a stack Immich takes the other out only where the cover is deleted.
+    bob.delete_for_good(home.copied(member))
+    home.settled()
+    assert stack_of(home, home.copied(cover)) is None

@@ -1,0 +1,567 @@
+"""What becomes of the work when the wire, the server, or what stands between them fails; and what is refused."""
+
+import asyncio
+import re
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from listener import database, settings
+from listener.database import JOB_LOCK, Connection, UnansweredError, connect, end_former_sessions, pool
+from tests.conftest import DEFAULT_RELEASE, ImmichDatabase, Roots, eventually, eventually_async
+from tests.house import House, Process, database_url
+from tests.photos import PhotoHouse, photo_house
+from tests.servers import Server, pooler, prototype
+from tests.wire import Wire, wire_to
+
+# A frozen wire is noticed by the next proof, 10 s after the last, within 5 s, or by a look at the jobs, within 12 s.
+NOTICED_WITHIN = 40.0
+OURS = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'immich-shared-library' AND state_change < now() - %s
+"""
+# All of ours, or all but the listening session: only that one holds the locks of the jobs.
+END = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'immich-shared-library'
+      AND (%s OR NOT EXISTS (SELECT FROM pg_locks WHERE pg_locks.pid = pg_stat_activity.pid AND classid::bigint = %s))
+"""
+GAVE_UP = r"no notification came back within 5 s|no answer within 12 s"
+AGAIN = "trying again"
+
+
+@pytest.fixture
+def carol(immich: ImmichDatabase, roots: Roots, tmp_path: Path) -> PhotoHouse:
+    made = photo_house(immich, roots, tmp_path)
+    made.house.install_triggers()
+    return made
+
+
+@pytest.fixture
+def wire(carol: PhotoHouse) -> Iterator[Wire]:
+    with wire_to(carol.house.immich.conninfo) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def new_server() -> Iterator[Callable[[], Server]]:
+    with prototype() as make:
+        yield make
+
+
+def over(carol: PhotoHouse, address: Callable[[str], str], **extra: str) -> House:
+    """Return the house whose listener reaches the database in another way."""
+    now = carol.house.environment["DB_URL"]
+    return carol.with_settings(DB_URL=database_url(address(now)), **extra).house
+
+
+def settled(house: House, process: Process, photos: int) -> None:
+    """Wait until every photo has its copy and the listener is ready, without a failure on record."""
+    report = house.settled(within=60)
+    assert report.copies == photos
+    process.wait_ready()
+    assert house.query("SELECT count(*) FROM public._face_sync_intent") == [(0,)]
+    assert house.query("SELECT count(*) FROM public._face_sync_failure") == [(0,)]
+    assert process.popen.poll() is None, process.output
+    assert "Traceback" not in process.output
+
+
+def in_the_middle(carol: PhotoHouse, process: Process, works: Callable[[], object]) -> None:
+    """Wait until copies are begun, and ``works()``, which is asked only then, is true."""
+    house = carol.house
+    eventually(
+        lambda: house.query("SELECT 1 FROM public._face_sync_intent LIMIT 1") and works(),
+        within=30,
+        describe=lambda: process.output[-2000:],
+    )
+
+
+def sessions(house: House, idle: timedelta = timedelta(0)) -> int:
+    """Return how many sessions of the listener there are that have been idle for so long."""
+    ((count,),) = house.query(OURS, idle)
+    return int(str(count))
+
+
+def said(process: Process, words: str, *, times: int = 1, within: float = 30.0) -> None:
+    eventually(lambda: process.output.count(words) >= times, within=within, describe=lambda: process.output[-3000:])
+
+
+def refused(house: House, *command: str) -> str:
+    """Return the one line with which a command ends that refuses this database."""
+    done = house.command(*command)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if " INFO " not in line]
+    return line
+
+
+# --- the wire -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["FIN", "RST"])
+def test_a_wire_that_is_cut_again_and_again(carol: PhotoHouse, wire: Wire, how: str) -> None:
+    house = over(carol, wire.conninfo)
+    carol.add(700)
+    with house.running(ready=False) as process:
+        for _ in range(3):
+            in_the_middle(carol, process, lambda: wire.links > 1)
+            wire.cut("FIN" if how == "FIN" else "RST")
+        settled(house, process, 700)
+        assert process.metric("reconnects_total") >= 1
+        carol.add(3, start=1000)
+        settled(house, process, 703)
+
+
+def test_a_wire_that_is_slow(carol: PhotoHouse, wire: Wire) -> None:
+    house = over(carol, wire.conninfo)
+    wire.slow(delay=0.03, bytes_per_second=300_000)
+    carol.add(30)
+    with house.running() as process:
+        settled(house, process, 30)
+        carol.add(1, start=100)
+        settled(house, process, 31)
+        assert process.metric("reconnects_total") == 0
+
+
+def test_a_half_open_wire_does_not_keep_the_jobs(carol: PhotoHouse, wire: Wire) -> None:
+    """The server hears nothing of the end of a session, which has the locks of the jobs."""
+    house = over(carol, wire.conninfo)
+    carol.add(5)
+    with house.running() as process:
+        settled(house, process, 5)
+        began = time.monotonic()
+        assert wire.half_open() > 1
+        carol.add(5, start=100)
+        said(process, AGAIN, within=NOTICED_WITHIN)
+        settled(house, process, 10)
+        print(f"half open: noticed and made up for within {time.monotonic() - began:.1f} s")
+        assert re.search(GAVE_UP, process.output)
+        assert "the server has ended them" in process.output
+        # None from before is left at the server.
+        eventually(lambda: sessions(house) == wire.links, describe=lambda: f"{sessions(house)}, not {wire.links}")
+
+
+def test_a_frozen_server(new_server: Callable[[], Server], roots: Roots, tmp_path: Path) -> None:
+    """Nothing is answered, and nothing ends: statements in hand, and connecting. Then it wakes up."""
+    server = new_server()
+    carol = photo_house(ImmichDatabase(server.conninfo, DEFAULT_RELEASE), roots, tmp_path)
+    carol.house.install_triggers()
+    carol.add(1500)
+    with wire_to(server.conninfo) as wire:
+        house = over(carol, wire.conninfo)
+        with house.running(ready=False) as process:
+            in_the_middle(carol, process, lambda: True)
+            server.freeze()
+            began = time.monotonic()
+            said(process, AGAIN, within=NOTICED_WITHIN)
+            print(f"frozen server: given up after {time.monotonic() - began:.1f} s")
+            assert re.search(GAVE_UP, process.output)
+            assert process.get("/healthz").status_code == 200
+            assert process.get("/readyz").status_code == 503
+            server.wake()
+            settled(house, process, 1500)
+        assert process.popen.poll() == 0
+
+
+def test_stopped_while_the_wire_is_frozen_it_ends_in_time(carol: PhotoHouse, wire: Wire) -> None:
+    """Docker waits ten seconds."""
+    house = over(carol, wire.conninfo)
+    with house.running(ready=False) as process:
+        carol.add(1100)
+        in_the_middle(carol, process, lambda: True)
+        wire.freeze()
+        process.signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert process.popen.wait(10) == 0
+        print(f"stopped on a frozen wire after {time.monotonic() - began:.1f} s")
+    wire.thaw()
+    with house.running(ready=False) as process:
+        settled(house, process, 1100)
+
+
+def test_tries_come_ever_slower_with_jitter_and_do_not_end(carol: PhotoHouse, wire: Wire) -> None:
+    house = over(carol, wire.conninfo)
+    carol.add(3)
+    with house.running() as process:
+        settled(house, process, 3)
+        wire.refuse()
+        wire.cut()
+        carol.add(3, start=100)
+        said(process, AGAIN, times=4)
+        wire.accept()
+        settled(house, process, 6)
+        pauses = [float(pause) for pause in re.findall(AGAIN + r".* pause_s=([\d.]+)", process.output)]
+        for number, pause in enumerate(pauses):
+            longest = min(30.0, 2.0**number)
+            assert longest / 2 <= pause <= longest, pauses
+        assert len({pause / 2**number for number, pause in enumerate(pauses)}) > 1, "no jitter"
+
+
+# --- one connection -------------------------------------------------------------------------------------
+
+
+async def test_a_statement_that_is_never_answered_ends(carol: PhotoHouse, wire: Wire) -> None:
+    connection = await connect(wire.conninfo(carol.house.immich.conninfo))
+    with connection.answering(0.3):
+        await connection.execute("SELECT 1")
+        wire.freeze()
+        began = time.monotonic()
+        with pytest.raises(UnansweredError, match="no answer within"):
+            await connection.execute("SELECT 1")
+    assert time.monotonic() - began < 5
+    assert connection.closed
+
+
+async def test_a_task_that_waits_for_a_frozen_server_can_be_cancelled(carol: PhotoHouse, wire: Wire) -> None:
+    connection = await connect(wire.conninfo(carol.house.immich.conninfo))
+    waits = asyncio.create_task(_transaction(connection))
+    await asyncio.to_thread(eventually, lambda: asleep(carol))
+    wire.freeze()
+    began = time.monotonic()
+    waits.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waits
+    assert time.monotonic() - began < 4, "psycopg waits ten seconds, longer than Docker does"
+    assert connection.closed
+
+
+async def test_a_statement_that_is_cancelled_is_ended_at_the_server(carol: PhotoHouse, wire: Wire) -> None:
+    async with await connect(wire.conninfo(carol.house.immich.conninfo)) as connection:
+        waits = asyncio.create_task(_transaction(connection))
+        await asyncio.to_thread(eventually, lambda: asleep(carol))
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        assert not asleep(carol)
+        assert not connection.closed
+        await connection.execute("SELECT 1")
+
+
+def asleep(carol: PhotoHouse) -> bool:
+    return (
+        carol.house.query(
+            "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(50)' AND state = 'active'"
+            " AND datname = current_database()"
+        )
+        != []
+    )
+
+
+async def _transaction(connection: Connection) -> None:
+    async with connection.transaction():
+        await connection.execute("SELECT pg_sleep(50)")
+
+
+async def test_the_pool_gives_no_connection_that_is_frozen(
+    carol: PhotoHouse, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_CHECKED_WITHIN", 0.3)
+    async with pool(wire.conninfo(carol.house.immich.conninfo), 2, uuid4()) as connections:
+        async with connections.connection() as connection:
+            before = connection.info.backend_pid
+        wire.half_open()
+        began = time.monotonic()
+        async with connections.connection() as connection:
+            await connection.execute("SELECT 1")
+            assert connection.info.backend_pid != before
+        assert time.monotonic() - began < 10
+
+
+async def test_sessions_of_this_process_are_ended_and_nobody_elses(carol: PhotoHouse, wire: Wire) -> None:
+    conninfo = wire.conninfo(carol.house.immich.conninfo)
+    owner = uuid4()
+    async with (
+        pool(conninfo, 1, owner) as mine,
+        pool(conninfo, 1, uuid4()) as others,
+        mine.connection() as left,
+        others.connection() as other,
+        await connect(conninfo) as now,
+    ):
+        wire.half_open()
+        async with await connect(conninfo) as after:
+            assert await end_former_sessions(after, owner) == 1
+            await eventually_async(lambda: _none_to_end(after, owner))
+        wire.thaw()
+        with pytest.raises(psycopg.OperationalError):
+            await left.execute("SELECT 1")
+        await other.execute("SELECT 1")
+        await now.execute("SELECT 1")
+
+
+async def _none_to_end(connection: Connection, owner: UUID) -> bool:
+    return await end_former_sessions(connection, owner) == 0
+
+
+async def test_every_session_is_set_up_against_loss(carol: PhotoHouse, wire: Wire) -> None:
+    environment = await asyncio.to_thread(lambda: over(carol, wire.conninfo).environment)
+    async with await connect(settings.load(environment, Path("/")).conninfo) as connection:
+        ours = socket.socket(fileno=connection.fileno())
+        try:
+            for option, seconds in ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3)):
+                assert ours.getsockopt(socket.IPPROTO_TCP, option) == seconds
+            assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+        finally:
+            ours.detach()
+        for name, value in (
+            ("idle_session_timeout", "0"),
+            ("default_transaction_isolation", "read committed"),
+            ("client_connection_check_interval", "2s"),
+        ):
+            rows = await database.fetch(connection, sql.SQL("SELECT current_setting(%(name)s)"), {"name": name})
+            assert rows == [(value,)]
+
+
+# --- the server -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["all", "workers"])
+def test_sessions_that_are_terminated_in_the_middle_of_the_work(carol: PhotoHouse, which: str) -> None:
+    house = carol.house
+    carol.add(700)
+    with house.running(ready=False) as process:
+        for _ in range(3):
+            # Begun copies may be from before: what counts is that there was somebody to end.
+            in_the_middle(carol, process, lambda: house.query(END, which == "all", JOB_LOCK))
+        settled(house, process, 700)
+        carol.add(2, start=1000)
+        settled(house, process, 702)
+
+
+def test_a_server_that_is_restarted(new_server: Callable[[], Server], roots: Roots, tmp_path: Path) -> None:
+    server = new_server()
+    carol = photo_house(ImmichDatabase(server.conninfo, DEFAULT_RELEASE), roots, tmp_path)
+    carol.house.install_triggers()
+    carol.add(700)
+    with wire_to(server.conninfo) as wire:
+        house = over(carol, wire.conninfo)
+        with house.running(ready=False) as process:
+            in_the_middle(carol, process, lambda: True)
+            server.stop()
+            said(process, AGAIN)
+            server.start()
+            wire.retarget(server.conninfo)
+            carol = _moved(carol, server)
+            settled(_at(house, server), process, 700)
+            carol.add(2, start=1000)
+            settled(_at(house, server), process, 702)
+
+
+def test_a_replica_is_refused_and_served_once_it_is_promoted(
+    new_server: Callable[[], Server], roots: Roots, tmp_path: Path
+) -> None:
+    server = new_server()
+    carol = photo_house(ImmichDatabase(server.conninfo, DEFAULT_RELEASE), roots, tmp_path)
+    carol.house.install_triggers()
+    # Asking for it makes the role, which the replica is to know too.
+    assert carol.house.environment
+    replica = server.stand_by(server.data_dir.parent / f"replica{uuid4().hex[:8]}")
+    replica.start()
+    try:
+        with wire_to(server.conninfo) as wire:
+            house = over(carol, wire.conninfo)
+            carol.add(20)
+            with house.running() as process:
+                settled(house, process, 20)
+                _replayed(server, replica)
+                # The primary is gone: its address leads to the replica from now on.
+                wire.retarget(replica.conninfo)
+                server.stop()
+                said(process, "read-only replica")
+                for command in (("run",), ("check",), ("status",), ("verify",)):
+                    line = refused(house, *command)
+                    assert "read-only replica" in line
+                    assert "DB_HOSTNAME" in line
+                    assert "primary" in line
+                assert process.popen.poll() is None
+                replica.execute("SELECT pg_promote()")
+                carol = _moved(carol, replica)
+                carol.add(5, start=100)
+                settled(_at(house, replica), process, 25)
+    finally:
+        replica.stop()
+
+
+def _replayed(server: Server, replica: Server) -> None:
+    ((position,),) = server.execute("SELECT pg_current_wal_lsn()::text")
+    eventually(lambda: replica.execute(f"SELECT pg_last_wal_replay_lsn() >= '{position}'") == [(True,)], within=20)
+
+
+def _at(house: House, server: Server) -> House:
+    return replace(house, immich=ImmichDatabase(server.conninfo, house.immich.release))
+
+
+def _moved(carol: PhotoHouse, server: Server) -> PhotoHouse:
+    return replace(carol, house=_at(carol.house, server))
+
+
+def test_a_database_that_is_made_read_only(carol: PhotoHouse, wire: Wire) -> None:
+    house = over(carol, wire.conninfo)
+    in_database = f'ALTER DATABASE "{conninfo_to_dict(house.immich.conninfo)["dbname"]}"'
+    carol.add(3)
+    with house.running() as process:
+        settled(house, process, 3)
+        house.query(f"{in_database} SET default_transaction_read_only = on")
+        wire.cut()
+        said(process, "default_transaction_read_only is on")
+        for command in (("run",), ("check",)):
+            assert "default_transaction_read_only is on" in refused(house, *command)
+        with psycopg.connect(house.immich.conninfo, autocommit=True) as connection:
+            connection.execute("SET default_transaction_read_only = off")
+            connection.execute(f"{in_database} RESET default_transaction_read_only".encode())
+        carol.add(3, start=100)
+        settled(house, process, 6)
+
+
+def test_idle_sessions_are_kept_where_the_server_ends_them(carol: PhotoHouse) -> None:
+    house = carol.house
+    name = conninfo_to_dict(house.immich.conninfo)["dbname"]
+    house.query(f"ALTER DATABASE \"{name}\" SET idle_session_timeout = '1s'")
+    carol.add(2)
+    with house.running() as process:
+        settled(house, process, 2)
+        # A worker's connection, which has nothing to do.
+        eventually(lambda: sessions(house, timedelta(seconds=2)), within=20)
+        carol.add(2, start=100)
+        settled(house, process, 4)
+        assert process.metric("reconnects_total") == 0
+
+
+# --- the password ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["file", "environment"])
+def test_a_changed_password(new_server: Callable[[], Server], roots: Roots, tmp_path: Path, source: str) -> None:
+    server = new_server()
+    carol = photo_house(ImmichDatabase(server.conninfo, DEFAULT_RELEASE), roots, tmp_path)
+    carol.house.install_triggers()
+    role = str(conninfo_to_dict(carol.house.environment["DB_URL"])["user"])
+    first, second = f"first{uuid4().hex}", f"second{uuid4().hex}"
+    server.execute(f"ALTER ROLE {role} PASSWORD '{first}'")
+    # From here the wire asks for the password; the test comes in by another role.
+    server.execute("CREATE ROLE tester SUPERUSER LOGIN")
+    hba = server.data_dir / "pg_hba.conf"
+    hba.write_text(f"local all {role} scram-sha-256\n{hba.read_text()}")
+    carol = _as(carol, make_conninfo(server.conninfo, user="tester"))
+    with psycopg.connect(carol.house.immich.conninfo, autocommit=True) as connection:
+        connection.execute("SELECT pg_reload_conf()")
+    secret = tmp_path / "password"
+    secret.write_text(first + "\n")
+    with wire_to(server.conninfo) as wire:
+        if source == "file":
+            database_name = str(conninfo_to_dict(server.conninfo)["dbname"])
+            house = carol.with_settings(
+                DB_URL="",
+                DB_HOSTNAME="127.0.0.1",
+                DB_PORT=str(wire.port),
+                DB_USERNAME=role,
+                DB_DATABASE_NAME=database_name,
+                DB_PASSWORD_FILE=str(secret),
+            ).house
+        else:
+            url = wire.conninfo(make_conninfo(server.conninfo, user=role, password=first))
+            house = carol.with_settings(DB_URL=database_url(url)).house
+        carol.add(2)
+        with house.running() as process:
+            settled(house, process, 2)
+            house.query(f"ALTER ROLE {role} PASSWORD '{second}'")
+            carol.add(2, start=100)
+            settled(house, process, 4)
+            assert process.metric("reconnects_total") == 0, "sessions that are there go on"
+            wire.cut()
+            said(process, "password authentication failed")
+            assert process.popen.poll() is None
+            carol.add(2, start=200)
+            if source == "file":
+                assert f"Write the password into {secret} (DB_PASSWORD_FILE)" in process.output
+                secret.unlink()
+                said(process, "the password cannot be read: the one from before is used")
+                secret.write_text(second)
+                said(process, "the password in its file is another one now")
+            else:
+                assert "Set DB_PASSWORD (or DB_URL) and start the listener anew" in process.output
+                house.query(f"ALTER ROLE {role} PASSWORD '{first}'")
+            settled(house, process, 6)
+            assert first not in process.output
+            assert second not in process.output
+
+
+def _as(carol: PhotoHouse, conninfo: str) -> PhotoHouse:
+    return replace(carol, house=replace(carol.house, immich=ImmichDatabase(conninfo, carol.house.immich.release)))
+
+
+# --- poolers --------------------------------------------------------------------------------------------
+
+needs_pgbouncer = pytest.mark.skipif(
+    shutil.which("pgbouncer") is None, reason="no pgbouncer on this machine: apt-get install pgbouncer"
+)
+
+
+@needs_pgbouncer
+@pytest.mark.parametrize(("mode", "round_robin"), [("transaction", False), ("transaction", True), ("statement", False)])
+def test_a_pooler_that_shares_its_sessions_is_refused(carol: PhotoHouse, mode: str, round_robin: bool) -> None:
+    with pooler(carol.house.immich.conninfo, mode, round_robin=round_robin) as bouncer:
+        theirs = [psycopg.connect(bouncer.conninfo(_account(carol)), autocommit=True) for _ in range(3)]
+        try:
+            # Immich's sessions at the same pooler, all of them in use once.
+            asyncio.run(_all_at_once(theirs))
+            house = over(carol, bouncer.conninfo)
+            for command in (("run",), ("check",)):
+                line = refused(house, *command)
+                assert "pooler that shares its sessions" in line
+                assert "DB_HOSTNAME" in line
+                assert "pool_mode = session" in line
+            # Nothing of ours is left in the sessions that Immich goes on to use.
+            for one in theirs:
+                row = one.execute("SELECT current_setting('face_sync.quiet', true)").fetchone()
+                assert row in {(None,), ("",)}
+        finally:
+            for one in theirs:
+                one.close()
+
+
+def _account(carol: PhotoHouse) -> str:
+    """Return how the listener reaches the database, without a pooler."""
+    return make_conninfo(carol.house.environment["DB_URL"])
+
+
+async def _all_at_once(connections: "list[psycopg.Connection[tuple[object, ...]]]") -> None:
+    sleeps = (asyncio.to_thread(one.execute, b"SELECT pg_sleep(0.1)") for one in connections)
+    await asyncio.gather(*sleeps)
+
+
+@needs_pgbouncer
+def test_a_pooler_that_comes_between_while_it_runs_is_told_until_it_is_gone(carol: PhotoHouse, wire: Wire) -> None:
+    house = over(carol, wire.conninfo)
+    carol.add(2)
+    with pooler(carol.house.immich.conninfo, "transaction") as bouncer, house.running() as process:
+        settled(house, process, 2)
+        wire.retarget(bouncer.conninfo(carol.house.immich.conninfo))
+        wire.cut()
+        said(process, "pooler that shares its sessions", times=2)
+        carol.add(2, start=100)
+        wire.retarget(carol.house.immich.conninfo)
+        settled(house, process, 4)
+
+
+@needs_pgbouncer
+def test_a_pooler_that_keeps_a_session_for_each_client_is_as_good_as_the_server(carol: PhotoHouse) -> None:
+    with pooler(carol.house.immich.conninfo, "session") as bouncer:
+        house = over(carol, bouncer.conninfo)
+        carol.add(50)
+        with house.running() as process:
+            settled(house, process, 50)
+            carol.add(2, start=100)
+            settled(house, process, 52)
+            assert process.metric("latency_seconds_count") >= 2, "it hears of changes"

@@ -1,0 +1,670 @@
+"""The disk says no: full, read-only, forbidden, of two file systems, not mounted; and names at the limits of what a
+file may be called. The listener is the real process, the file systems are real ones."""
+
+import contextlib
+import os
+import resource
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from listener.immich.layout import Layout
+from listener.sync.files import FileProblemError, OriginalLinks
+from tests.conftest import ImmichDatabase, Roots, eventually
+from tests.house import House, Process
+from tests.photos import Photo, PhotoHouse, photo_house, write_files
+
+HEALS_WITHIN = 30.0
+SOMEBODY = 12345
+GROUP = 23456
+
+
+# --- file systems of our own -------------------------------------------------------------------------------
+
+
+def _mount(folder: Path, *words: str) -> None:
+    done = subprocess.run(["mount", *words, str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+
+
+def _unmount(folder: Path) -> None:
+    subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=False)
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, *words: str) -> Iterator[None]:
+    """Mount something on a folder until the block ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _mount(folder, *words)
+    try:
+        yield
+    finally:
+        _unmount(folder)
+
+
+@contextlib.contextmanager
+def disk(folder: Path, *, megabytes: int = 8) -> Iterator[None]:
+    """Mount an ext4 of its own on a folder: there a folder and a link need a block, as on most disks."""
+    if os.geteuid() != 0 or shutil.which("mkfs.ext4") is None:
+        pytest.skip("an ext4 of its own needs root and mkfs.ext4")
+    image = folder.with_name(f"{folder.name}.ext4")
+    with image.open("wb") as file:
+        file.truncate(megabytes << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", str(image)], check=True, capture_output=True)
+    with mounted(folder, "-o", "loop", str(image)):
+        (folder / "lost+found").rmdir()
+        yield
+
+
+def fill(folder: Path) -> Callable[[], None]:
+    """Fill the disk to its last block; returns what frees it."""
+    filler = folder / "filler"
+    filler.mkdir()
+    with (filler / "big").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 65536)
+    # What the file system kept back goes into folders, of a block each.
+    with contextlib.suppress(OSError):
+        for number in range(10_000):
+            (filler / str(number)).mkdir()
+    return lambda: shutil.rmtree(filler)
+
+
+def use_up(folder: Path) -> Callable[[], None]:
+    """Make files until there is no inode left; returns what frees them."""
+    filler = folder / "filler"
+    filler.mkdir()
+    with contextlib.suppress(OSError):
+        for number in range(100_000):
+            (filler / str(number)).touch()
+    return lambda: shutil.rmtree(filler)
+
+
+def remount(folder: Path, how: str) -> None:
+    def done() -> bool:
+        words = ["mount", "-o", f"remount,{how}", str(folder)]
+        return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+    # Somebody may be writing a file at this moment.
+    eventually(done, describe=f"remount of {folder}")
+
+
+# --- what is looked at -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def new_carol(immich: ImmichDatabase, roots: Roots, tmp_path: Path) -> Callable[..., PhotoHouse]:
+    """Return a function that makes carol's house once its roots are what they should be.
+
+    Only notifications and back-off bring a key: the sweep is an hour away.
+    """
+
+    def make(**extra: str) -> PhotoHouse:
+        made = photo_house(immich, roots, tmp_path, {"RECONCILE_INTERVAL_SECONDS": "3600", **extra})
+        made.house.install_triggers()
+        return made
+
+    return make
+
+
+@pytest.fixture
+def carol(new_carol: Callable[..., PhotoHouse]) -> PhotoHouse:
+    return new_carol()
+
+
+def prepared(carol: PhotoHouse, count: int, *, start: int = 0) -> list[Photo]:
+    """Return photos whose files are there and whose rows are not."""
+    photos = carol.plan(count, start=start)
+    for photo in photos:
+        write_files(photo)
+    return photos
+
+
+def moved(photo: Photo, original: Path) -> Photo:
+    """Return the same planned photo with its original elsewhere."""
+    return replace(photo, original=original)
+
+
+def failed(carol: PhotoHouse, photo: Photo, words: str, process: Process) -> str:
+    """Wait until this photo's failure is on record with these words; returns the whole reason."""
+
+    def told() -> bool:
+        return words in carol.failures().get(photo.id, ("", 0))[0]
+
+    eventually(told, within=HEALS_WITHIN, describe=lambda: f"{carol.failures()}\n{process.output[-3000:]}")
+    return carol.failures()[photo.id][0]
+
+
+def healed(carol: PhotoHouse, copies: int, process: Process, *, mixed: int = 0) -> None:
+    """Wait until all is as it should be, by itself, with so many copies and no failure left.
+
+    mixed: how many files are no hardlinks though others are: the judge cannot see why.
+    """
+    eventually(
+        lambda: carol.copies() == copies and not carol.failures(),
+        within=HEALS_WITHIN,
+        describe=lambda: f"{carol.copies()} copies, {carol.failures()}\n{process.output[-3000:]}",
+    )
+    if mixed:
+        eventually(lambda: len(carol.house.verify().differences) == mixed, describe=carol.house.verify)
+        assert {difference.rule for difference in carol.house.verify().differences} == {"file.inode"}
+    else:
+        assert carol.house.settled().copies == copies
+    assert halves(carol) == []
+    assert process.popen.poll() is None
+    assert "Traceback" not in process.output
+
+
+def halves(carol: PhotoHouse) -> list[Path]:
+    return [path for root in (carol.house.roots.media, carol.house.roots.external) for path in root.rglob("*.partial")]
+
+
+def counted(process: Process, how: str) -> float:
+    lines = process.get("/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if f'files_total{{how="{how}"}}' in line)
+
+
+# --- full, read-only, forbidden ----------------------------------------------------------------------------
+
+
+def test_full_disks_are_told_and_heal_by_themselves_when_there_is_space(
+    new_carol: Callable[..., PhotoHouse], roots: Roots
+) -> None:
+    """First the disk of the thumbnails is full, then that of the links; once a restart comes between."""
+    with disk(roots.media), disk(roots.external):
+        carol = new_carol()
+        old, *new = prepared(carol, 4)
+        with carol.house.running() as process:
+            carol.rows([old])
+            healed(carol, 1, process)
+            empty_media, empty_external = fill(roots.media), fill(roots.external)
+            carol.rows(new)
+            for photo in new:
+                failed(carol, photo, "No space left on device", process)
+            assert carol.copies() == 1
+            assert carol.house.verify().copies == 1
+            empty_media()
+            # Their folder is there already: a link needs a block where its text is long, a folder always.
+            eventually(lambda: carol.copies() == 4, within=HEALS_WITHIN, describe=lambda: process.output[-3000:])
+        with carol.house.running(ready=False) as process:
+            deep = moved(carol.plan(1, start=50)[0], carol.folder / "2024" / "IMG.jpg")
+            empty_external()
+            write_files(deep)
+            empty_external = fill(roots.external)
+            carol.rows([deep])
+            reason = failed(carol, deep, "No space left on device", process)
+            assert "cannot make the link" in reason
+            assert not carol.link(deep).is_symlink()
+            empty_external()
+            healed(carol, 5, process)
+
+
+def test_without_an_inode_left_nothing_is_half_made(new_carol: Callable[..., PhotoHouse], roots: Roots) -> None:
+    small = ("-t", "tmpfs", "-o", "size=16m,nr_inodes=200", "tmpfs")
+    with mounted(roots.media, *small), mounted(roots.external, *small):
+        carol = new_carol()
+        photos = prepared(carol, 3)
+        free_media, free_external = use_up(roots.media), use_up(roots.external)
+        with carol.house.running() as process:
+            carol.rows(photos)
+            for photo in photos:
+                failed(carol, photo, "No space left on device", process)
+            assert carol.copies() == 0
+            free_media()
+            for photo in photos:
+                failed(carol, photo, "cannot make the link", process)
+            free_external()
+            healed(carol, 3, process)
+
+
+def test_a_limit_on_the_size_of_files_fails_the_big_one_only(new_carol: Callable[..., PhotoHouse]) -> None:
+    """Needs no disk of its own: what is written past the limit fails in the middle of the file."""
+    carol = new_carol(LINK_MODE="copy")
+    small, big = prepared(carol, 2)
+    big.preview.write_bytes(os.urandom(3 << 20))
+    with carol.house.running() as process:
+        before = resource.prlimit(process.popen.pid, resource.RLIMIT_FSIZE, (2 << 20, resource.RLIM_INFINITY))
+        carol.rows([small, big])
+        failed(carol, big, "File too large", process)
+        eventually(lambda: carol.copied(small), describe=lambda: process.output[-3000:])
+        assert halves(carol) == []
+        resource.prlimit(process.popen.pid, resource.RLIMIT_FSIZE, before)
+        healed(carol, 2, process)
+
+
+def test_read_only_disks_stop_nothing_for_good(new_carol: Callable[..., PhotoHouse], roots: Roots) -> None:
+    """Nothing can be made and nothing removed; afterwards both are made up for."""
+    memory = ("-t", "tmpfs", "tmpfs")
+    with mounted(roots.media, *memory), mounted(roots.external, *memory):
+        carol = new_carol()
+        kept, doomed, new = prepared(carol, 3)
+        with carol.house.running() as process:
+            carol.rows([kept, doomed])
+            healed(carol, 2, process)
+            for root in (roots.media, roots.external):
+                remount(root, "ro")
+            carol.rows([new])
+            carol.house.query("UPDATE asset SET visibility = 'locked' WHERE id = %s", doomed.id)
+            for photo in (new, doomed):
+                failed(carol, photo, "Read-only file system", process)
+            assert carol.copies() == 2, "the copy whose files cannot go keeps its rows"
+            for root in (roots.media, roots.external):
+                remount(root, "rw")
+            healed(carol, 2, process)
+            assert not carol.copied(doomed)
+            assert not carol.link(doomed).is_symlink()
+
+
+# --- somebody else's process -------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def running_as(house: House, user: int, group: int, *, umask: int = 0o022) -> Iterator[Process]:
+    """Run the listener as compose does with PUID and PGID. It may read everything: its own Python may be root's."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("only root can run the listener as somebody else, by setpriv")
+    log = house.folder / f"listener-{uuid4().hex[:8]}.log"
+    rights = () if user == 0 else ("--inh-caps", "-all,+dac_read_search", "--ambient-caps", "-all,+dac_read_search")
+    who = ("--reuid", str(user), "--regid", str(group), "--clear-groups", *rights)
+    with log.open("wb") as output:
+        popen = subprocess.Popen(
+            ["setpriv", *who, sys.executable, "-m", "listener", "run"],
+            env=house.environment,
+            cwd=house.folder,
+            stdout=output,
+            stderr=output,
+            umask=umask,
+        )
+    process = Process(popen, log)
+    try:
+        process.wait_ready()
+        yield process
+    finally:
+        process.end()
+
+
+def give(root: Path, user: int, group: int, *, folders: int = 0o750, files: int = 0o640) -> None:
+    """Give everything below a folder, and itself, an owner and modes."""
+    for path in (root, *root.rglob("*")):
+        os.chown(path, user, group, follow_symlinks=False)
+        if not path.is_symlink():
+            path.chmod(folders if path.is_dir() else files)
+
+
+def look(*roots: Path) -> dict[Path, tuple[int, int, int]]:
+    """Return mode, owner and group of everything below these folders."""
+    found = {path: path.lstat() for root in roots for path in (root, *root.rglob("*"))}
+    return {path: (stat.S_IMODE(at.st_mode), at.st_uid, at.st_gid) for path, at in found.items()}
+
+
+def test_what_root_makes_has_the_owner_and_mode_of_its_neighbours(
+    new_carol: Callable[..., PhotoHouse], roots: Roots
+) -> None:
+    """Whatever the process's umask is: one that hides nothing, and one that hides all."""
+    carol = new_carol(LINK_MODE="copy")
+    photos = [moved(photo, carol.folder / photo.id.hex / "IMG.jpg") for photo in carol.plan(2)]
+    for photo in photos:
+        write_files(photo)
+    give(roots.media, SOMEBODY, GROUP, folders=0o2770, files=0o640)
+    give(roots.external, SOMEBODY + 1, GROUP, folders=0o777, files=0o604)
+    before = look(roots.media, roots.external)
+    for number, umask in enumerate((0o000, 0o077)):
+        with running_as(carol.house, 0, 0, umask=umask) as process:
+            carol.rows([photos[number]])
+            healed(carol, number + 1, process)
+    after = look(roots.media, roots.external)
+    assert {path: after[path] for path in before} == before, "a neighbour was changed"
+    made = {path: after[path] for path in after.keys() - before.keys()}
+    for path, found in made.items():
+        below_media = path.is_relative_to(roots.media)
+        if path.is_symlink():
+            assert found[1:] == (SOMEBODY + 1, GROUP), path
+        elif path.is_dir():
+            # World-writable is not passed on.
+            assert found == ((0o2770, SOMEBODY, GROUP) if below_media else (0o775, SOMEBODY + 1, GROUP)), path
+        else:
+            assert found == (0o640, SOMEBODY, GROUP), path
+    assert len([path for path in made if path.is_file() and not path.is_symlink()]) == 4
+    assert len([path for path in made if path.is_symlink()]) == 2
+
+
+def test_as_another_user_everything_works_with_what_that_user_may(
+    new_carol: Callable[..., PhotoHouse], roots: Roots
+) -> None:
+    """PUID and PGID are Immich's: what is made is theirs. Then the folder of the thumbnails is taken from them."""
+    carol = new_carol()
+    first, foreign, later = prepared(carol, 3)
+    give(roots.media, SOMEBODY, GROUP)
+    give(roots.external, SOMEBODY, GROUP)
+    for path in (foreign.preview, foreign.thumbnail):
+        os.chown(path, 0, 0)
+        path.chmod(0o644)
+    before = look(roots.media, roots.external)
+    thumbs = roots.media / "thumbs" / str(carol.house.target)
+    with running_as(carol.house, SOMEBODY, GROUP) as process:
+        carol.rows([first, foreign])
+        # Linux lets nobody hardlink a file that they neither own nor may write: such a one is copied.
+        guarded = Path("/proc/sys/fs/protected_hardlinks").read_text().strip() == "1"
+        copied = 2 if guarded else 0
+        healed(carol, 2, process, mixed=copied)
+        assert counted(process, "copy") + counted(process, "reflink") == copied
+        assert ("hardlinks cannot be made here" in process.output) is guarded
+        after = look(roots.media, roots.external)
+        assert {path: after[path] for path in before} == before
+        assert {found[1:] for path, found in after.items() if path not in before and path.stat().st_uid} == {
+            (SOMEBODY, GROUP)
+        }
+        assert {found[0] for path, found in after.items() if path not in before and path.is_dir()} == {0o750}
+        thumbs.chmod(0o500)
+        carol.rows([later])
+        failed(carol, later, "Permission denied", process)
+        thumbs.chmod(0o750)
+        healed(carol, 3, process, mixed=copied)
+
+
+# --- hardlinks that cannot be ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param("another file system", marks=pytest.mark.soak), "another mount of the same"]
+)
+def test_across_mounts_files_are_copied_counted_and_that_is_said_once(
+    carol: PhotoHouse, roots: Roots, tmp_path: Path, kind: str
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    how = ("-t", "tmpfs", "tmpfs") if kind == "another file system" else ("--bind", str(elsewhere))
+    with mounted(roots.media / "thumbs" / str(carol.house.target), *how), carol.house.running() as process:
+        for number in range(3):
+            carol.add(1, start=number)
+            healed(carol, number + 1, process)
+        assert counted(process, "copy") + counted(process, "reflink") == 6
+        assert counted(process, "hardlink") == 0
+        assert process.output.count("hardlinks cannot be made here") == 1
+        assert process.metric("failures_total") == 0
+
+
+@pytest.mark.soak
+def test_a_file_that_has_all_the_links_it_may_have_is_copied(
+    new_carol: Callable[..., PhotoHouse], roots: Roots
+) -> None:
+    with disk(roots.media, megabytes=32):
+        carol = new_carol()
+        (photo,) = prepared(carol, 1)
+        many = roots.media / "many"
+        many.mkdir()
+        with contextlib.suppress(OSError):
+            for number in range(70_000):
+                os.link(photo.preview, many / str(number))
+        assert photo.preview.stat().st_nlink < 70_000, "this file system has no such limit"
+        with carol.house.running() as process:
+            carol.rows([photo])
+            healed(carol, 1, process, mixed=1)
+            assert (counted(process, "copy"), counted(process, "hardlink")) == (1, 1)
+
+
+# --- not mounted -------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def away(folder: Path, how: str) -> Iterator[None]:
+    """Let a folder be away: empty in its place, or nothing at all."""
+    hidden = folder.with_name(f"{folder.name}-is-away")
+    folder.rename(hidden)
+    try:
+        if how == "empty":
+            folder.mkdir()
+        yield
+        if how == "empty":
+            # Fails if somebody has made something in it.
+            folder.rmdir()
+    finally:
+        if not folder.exists():
+            hidden.rename(folder)
+
+
+def paused(process: Process, words: str) -> None:
+    """Wait until the job says that it pauses: by its readiness, its metric and its log."""
+    eventually(lambda: process.metric("paused") >= 1, within=HEALS_WITHIN, describe=lambda: process.output[-3000:])
+    answer = process.get("/readyz")
+    assert answer.status_code == 503
+    assert words in answer.text
+    assert "a folder is not mounted" in process.output
+    assert words in process.output
+    assert process.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(("which", "how"), [("media", "gone"), ("external", "empty"), ("photos", "empty")])
+def test_a_folder_that_is_not_mounted_is_not_read_as_all_deleted(
+    carol: PhotoHouse, roots: Roots, which: str, how: str
+) -> None:
+    folder = {"media": roots.media, "external": roots.external, "photos": carol.folder}[which]
+    photos = carol.add(4)
+    (new,) = carol.plan(1, start=100)
+    with contextlib.ExitStack() as later:
+        with carol.house.running() as process:
+            healed(carol, 4, process)
+            before = look(roots.media, roots.external)
+            kept = copies_but_of(carol, photos[0])
+            later.enter_context(away(folder, how))
+            # Work comes: a new photo, one whose copy must go, and a look at everything.
+            carol.house.query("UPDATE asset SET visibility = 'locked' WHERE id = %s", photos[0].id)
+            carol.rows([new])
+            carol.house.sweep()
+            paused(process, str(roots.media / "thumbs" if which == "media" else folder))
+            assert carol.copies() == 4
+        # One that starts now changes nothing either, nor does who reconciles by hand.
+        if how == "gone":
+            done = carol.house.command("reconcile")
+            assert done.returncode == 2, done.stdout
+            assert "mount it as in Immich's server" in done.stderr
+        with carol.house.running(ready=False) as process:
+            paused(process, "mount it as in Immich's server")
+            assert carol.copies() == 4
+            assert carol.failures() == {}
+            carol.house.query("DELETE FROM asset WHERE id = %s", new.id)
+            later.close()
+            process.wait_ready()
+            assert process.metric("paused") == 0
+            healed(carol, 3, process)
+    assert look(roots.media, roots.external).keys() <= before.keys(), "something was made that nobody needs"
+    assert copies_but_of(carol, photos[0]) == kept, "the copies were made anew"
+
+
+def copies_but_of(carol: PhotoHouse, photo: Photo) -> list[tuple[object, ...]]:
+    """Return the copies of all other photos, with the moment they were made."""
+    return carol.house.query(
+        'SELECT map.target_asset_id, map.synced_at, copy."updateId"'
+        " FROM _face_sync_asset_map AS map JOIN asset AS copy ON copy.id = map.target_asset_id"
+        " WHERE map.source_asset_id <> %s ORDER BY 1",
+        photo.id,
+    )
+
+
+def test_a_disk_that_is_unmounted_under_the_running_listener_comes_back(
+    new_carol: Callable[..., PhotoHouse], roots: Roots, tmp_path: Path
+) -> None:
+    real = tmp_path / "disk"
+    real.mkdir()
+    with mounted(roots.media, "--bind", str(real)):
+        carol = new_carol()
+        photos = carol.add(3)
+        with carol.house.running() as process:
+            healed(carol, 3, process)
+            _unmount(roots.media)
+            # Without any work, too.
+            paused(process, str(roots.media / "thumbs"))
+            carol.house.query("DELETE FROM asset WHERE id = %s", photos[1].id)
+            assert carol.copies() == 3
+            assert list(roots.media.iterdir()) == []
+            _mount(roots.media, "--bind", str(real))
+            process.wait_ready()
+            healed(carol, 2, process)
+
+
+def test_where_immich_left_a_mark_the_mark_decides(carol: PhotoHouse, roots: Roots) -> None:
+    """Somebody has written into the empty mount point: it is not empty, and still not the disk."""
+    flags = '{"mountChecks": {"thumbs": true, "upload": true, "profile": true}}'
+    carol.house.query("INSERT INTO system_metadata (key, value) VALUES ('system-flags', %s::jsonb)", flags)
+    photos = carol.add(2)
+    for folder in ("thumbs", "upload"):
+        (roots.media / folder).mkdir(exist_ok=True)
+        (roots.media / folder / ".immich").touch()
+    with carol.house.running() as process:
+        healed(carol, 2, process)
+        mark = roots.media / "thumbs" / ".immich"
+        mark.unlink()
+        carol.house.query("DELETE FROM asset WHERE id = %s", photos[0].id)
+        paused(process, str(mark))
+        assert carol.copies() == 2
+        mark.touch()
+        process.wait_ready()
+        healed(carol, 1, process)
+
+
+def test_what_the_folders_lead_to_is_judged_again_when_they_are_back(carol: PhotoHouse, roots: Roots) -> None:
+    """Behind an empty mount point lies a target prefix that leads to the source's originals, which need the guard."""
+    prefix = Path(carol.house.jobs[0].target_path_prefix)
+    prefix.symlink_to(carol.folder)
+    carol.add(2)
+    carol.house.install_triggers()
+    with away(roots.external, "empty"):
+        # Nobody can see now that the guard is needed: it stays.
+        carol.house.install_triggers()
+        ((guard,),) = carol.house.query("SELECT tgname FROM pg_trigger WHERE tgname LIKE '%%guard%%'")
+        carol.house.query(f'DROP TRIGGER "{guard}" ON asset')
+        process = carol.house.start()
+        paused(process, str(roots.external))
+    try:
+        eventually(
+            lambda: "trying again" in process.output and "triggers install" in process.output,
+            within=HEALS_WITHIN,
+            describe=lambda: process.output[-3000:],
+        )
+        assert carol.copies() == 0
+        carol.house.install_triggers()
+        process.wait_ready()
+        eventually(lambda: carol.copies() == 2, within=HEALS_WITHIN, describe=lambda: process.output[-3000:])
+    finally:
+        process.end()
+
+
+def test_no_link_is_made_where_the_external_root_is_away(roots: Roots) -> None:
+    """The last wall: the root goes away between a look at it and the link."""
+    job_prefix = roots.external / "shared" / "bob"
+    links = OriginalLinks(Layout(roots.media, roots.external), str(job_prefix))
+    roots.external.rmdir()
+    with pytest.raises(FileProblemError, match="is not there: mount it"):
+        links.link(str(job_prefix / "2024" / "IMG.jpg"), "/elsewhere/IMG.jpg")
+    assert not roots.external.exists()
+
+
+# --- names at the limits -----------------------------------------------------------------------------------
+
+
+def _names_of_every_byte() -> list[str]:
+    """Return names that have, among them, every byte that text in UTF-8 has and a name may have."""
+    chars = [chr(code) for code in range(1, 128) if chr(code) != "/"]
+    # Every leading byte of two, three and four, with every byte that may follow.
+    chars += [chr(code) for code in range(0x80, 0x100)]
+    chars += [chr(code) for code in range(0x100, 0x800, 0x40)]
+    chars += [chr(code) for code in range(0x800, 0x10000, 0x1000) if not 0xD800 <= code < 0xE000]
+    chars += ["\ue000", "\ud7ff", *(chr(code) for code in range(0x10000, 0x110000, 0x40000)), "\U0010ffff"]
+    names = [""]
+    for char in chars:
+        if len((names[-1] + char).encode()) > 240:
+            names.append("")
+        names[-1] += char
+    return [f"{name}.jpg" for name in names]
+
+
+def test_every_byte_that_a_name_may_have_and_bytes_that_no_row_can_name(carol: PhotoHouse, roots: Roots) -> None:
+    names = _names_of_every_byte()
+    used = set("".join(names).encode())
+    never = {0, ord("/"), 0xC0, 0xC1, *range(0xF5, 0x100)}
+    assert used == set(range(256)) - never
+    photos = [
+        moved(planned, carol.folder / "2024" / name)
+        for planned, name in zip(carol.plan(len(names)), names, strict=True)
+    ]
+    (strange,) = carol.plan(1, start=100)
+    # Immich decodes such a name with signs of replacement, and then does not find the file.
+    strange = moved(strange, carol.folder / "2024" / "IMG_\ufffd\ufffd.jpg")
+    for photo in (*photos, strange):
+        write_files(photo)
+    strange.original.rename(os.fsdecode(os.fsencode(carol.folder / "2024") + b"/IMG_\xff\xc0.jpg"))
+    # Files of the target user's own, beside our links and beside our thumbnails.
+    own = [carol.link(photos[0]).parent, roots.media / "thumbs" / str(carol.house.target)]
+    for folder in own:
+        folder.mkdir(parents=True)
+        for name in (bytes(range(1, 47)), b"\xff\xfe\x80.jpg", bytes(range(0x80, 0x100))):
+            Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(b"bob's")
+    mine = look(*own)
+    with carol.house.running() as process:
+        carol.rows([*photos, strange])
+        reason = failed(carol, strange, "is missing", process)
+        assert "IMG_\ufffd\ufffd.jpg" in reason
+        eventually(lambda: carol.copies() == len(photos), describe=lambda: process.output[-3000:])
+        for photo in photos:
+            assert carol.link(photo).samefile(photo.original)
+        carol.house.query('DELETE FROM asset WHERE "ownerId" = %s', carol.house.source)
+        eventually(lambda: carol.copies() == 0 and not carol.failures(), describe=lambda: process.output[-3000:])
+        assert look(*own).items() >= mine.items()
+        for path in own[1].iterdir():
+            # The judge takes any file among Immich's that no row names for one of ours.
+            if path.is_file():
+                path.unlink()
+        healed(carol, 0, process)
+    assert {path.name for path in own[0].iterdir()} == {path.name for path in mine if path.parent == own[0]}
+
+
+def test_names_and_paths_at_their_longest(carol: PhotoHouse) -> None:
+    """What fits for the source and not for its copy fails alone, in words, before anything of it is made."""
+    job = carol.house.jobs[0]
+    longer = len(job.target_path_prefix) - len(job.source_path_prefix)
+    assert longer > 0
+
+    def path_of(bytes_: int) -> Path:
+        left = bytes_ - len(str(carol.folder)) - 1
+        names = ["d" * 200] * (left // 201 - 1)
+        left -= 201 * len(names)
+        return carol.folder.joinpath(*names, "e" * (left // 2), "f" * (left - left // 2 - 1))
+
+    plans = carol.plan(5)
+    longest_name = moved(plans[0], carol.folder / ("n" * 251 + ".jpg"))
+    fits = moved(plans[1], path_of(4095 - longer))
+    too_long = moved(plans[2], path_of(4095))
+    # A generated file with the longest name: on its way to its place it has another one.
+    thumbnail = plans[3].thumbnail.with_name(f"{plans[3].id}_{'t' * 213}.webp")
+    long_thumbnail = Photo(plans[3].id, plans[3].original, plans[3].preview, thumbnail)
+    # PostgreSQL has an index of paths, whose entries are shorter than a path may be.
+    noise = "/".join(os.urandom(100).hex() for _ in range(13))[: 2660 - len(str(carol.folder))]
+    no_entry = moved(plans[4], carol.folder / noise)
+    assert (len(str(fits.original)), len(str(too_long.original))) == (4095 - longer, 4095)
+    assert len(thumbnail.name) == 255
+    photos = [longest_name, fits, too_long, long_thumbnail, no_entry]
+    for photo in photos:
+        write_files(photo)
+    with carol.house.running() as process:
+        carol.rows(photos)
+        assert "shorten target_path_prefix" in failed(carol, too_long, "too long", process).lower()
+        failed(carol, no_entry, "index row", process)
+        eventually(lambda: carol.copies() == 3, describe=lambda: process.output[-3000:])
+        for photo in (longest_name, fits, long_thumbnail):
+            assert carol.link(photo).samefile(photo.original)
+        assert {difference.source_asset_id for difference in carol.house.verify().differences} == {
+            too_long.id,
+            no_entry.id,
+        }
+        thumbs = carol.house.roots.media / "thumbs" / str(carol.house.target)
+        assert len([path for path in thumbs.rglob("*_*") if path.is_file()]) == 6 + 2, "only the refused one is begun"
+        carol.house.query("DELETE FROM asset WHERE id = ANY(%s)", [too_long.id, no_entry.id])
+        healed(carol, 3, process)
