@@ -55,6 +55,7 @@ class Service:
         self._urgent_asks: asyncio.Queue[channel.Ask] = asyncio.Queue()
         self._ready: startup.Ready | None = None
         self._served = False
+        self._trigger_errors: int | None = None
         # A source and its copy are two keys, and people are shared: one batch at a time for each target user.
         self._alone: defaultdict[UUID, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waiting: dict[str, Counter[str]] = {}
@@ -70,11 +71,11 @@ class Service:
         self._owner = uuid4()
         self._ownership = Ownership(settings.jobs, self._owner)
         self._mounts = mounts.Mounts(Layout(settings.media_root, settings.external_root), self.metrics, self.readiness)
-        # One for each worker, the sweep, and the look at the mounts.
         self._address = Address(settings)
         self._pool = self._new_pool()
 
     def _new_pool(self) -> Pool:
+        # One for each worker, the sweep, and the look at the mounts.
         return pool(self._address, self.settings.workers + 2, self._owner)
 
     def stop(self) -> None:
@@ -215,8 +216,12 @@ class Service:
             connection, partial(recovery.clean_up, connection, ready.reconciler)
         ):
             self._sweep_now.set()
-        rows = await fetch(connection, query("service", "trigger_errors"), {})
-        self.metrics.trigger_errors.set(rows[0][0])
+        ((errors,),) = await fetch(connection, query("service", "trigger_errors"), {})
+        self.metrics.trigger_errors.set(errors)
+        if self._trigger_errors is not None and errors != self._trigger_errors:
+            # Whatever the trigger would have told: a lock that it did not wait for, perhaps.
+            self._sweep_now.set()
+        self._trigger_errors = errors
 
     async def _sweep_often(self, ready: startup.Ready) -> None:
         while True:

@@ -143,6 +143,8 @@ def with_password(settings: Settings) -> Settings:
         raise SettingsError((f"DB_PASSWORD_FILE: {settings.password_file} {failure}",)) from failure
     if not password:
         raise SettingsError((f"DB_PASSWORD_FILE: {settings.password_file} is empty",))
+    if password == conninfo_to_dict(settings.conninfo).get("password"):
+        return settings
     return replace(settings, conninfo=make_conninfo(settings.conninfo, password=password))
 
 

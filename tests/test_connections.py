@@ -448,13 +448,15 @@ def test_a_changed_password(new_server: Callable[[], Server], roots: Roots, tmp_
     carol.house.install_triggers()
     role = str(conninfo_to_dict(carol.house.environment["DB_URL"])["user"])
     first, second = f"first{uuid4().hex}", f"second{uuid4().hex}"
-    server.execute(f"ALTER ROLE {role} PASSWORD '{first}'")
     # From here the wire asks for the password; the test comes in by another role.
     server.execute("CREATE ROLE tester SUPERUSER LOGIN")
     hba = server.data_dir / "pg_hba.conf"
     hba.write_text(f"local all {role} scram-sha-256\n{hba.read_text()}")
     carol = _as(carol, make_conninfo(server.conninfo, user="tester"))
+    # Asking for it gives the role the password that tests use.
+    assert carol.house.environment
     with psycopg.connect(carol.house.immich.conninfo, autocommit=True) as connection:
+        connection.execute(f"ALTER ROLE {role} PASSWORD '{first}'".encode())
         connection.execute("SELECT pg_reload_conf()")
     secret = tmp_path / "password"
     secret.write_text(first + "\n")
@@ -484,13 +486,14 @@ def test_a_changed_password(new_server: Callable[[], Server], roots: Roots, tmp_
             assert process.popen.poll() is None
             carol.add(2, start=200)
             if source == "file":
-                assert f"Write the password into {secret} (DB_PASSWORD_FILE)" in process.output
+                said(process, f"Write the password into {secret} (DB_PASSWORD_FILE)")
+                assert "the password in its file is another one now" not in process.output
                 secret.unlink()
                 said(process, "the password cannot be read: the one from before is used")
                 secret.write_text(second)
                 said(process, "the password in its file is another one now")
             else:
-                assert "Set DB_PASSWORD (or DB_URL) and start the listener anew" in process.output
+                said(process, "Set DB_PASSWORD (or DB_URL) and start the listener anew")
                 house.query(f"ALTER ROLE {role} PASSWORD '{first}'")
             settled(house, process, 6)
             assert first not in process.output

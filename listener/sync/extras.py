@@ -14,7 +14,8 @@ from listener.database import Connection, fetch, query, statement
 from listener.immich.catalog import Catalog
 from listener.settings import Job
 
-_STACKS = ("stack_release", "stack_make", "stack_join", "stack_dissolve")
+# An empty one goes before another is made: a copy leads one stack only.
+_STACKS = ("stack_release", "stack_dissolve", "stack_make", "stack_join", "stack_dissolve")
 _TAGS = ("tags_remove", "tags_make", "tags_give")
 
 

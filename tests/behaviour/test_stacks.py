@@ -108,3 +108,18 @@ def test_the_last_copy_of_a_mirrored_stack_is_taken_out_when_its_user_deletes_th
     bob.delete_for_good(home.copied(member))
     home.settled()
     assert stack_of(home, home.copied(cover)) is None
+
+
+def test_photos_that_are_unstacked_and_stacked_again_are_in_one_stack_at_the_target(home: Home) -> None:
+    alice = home.alice
+    cover, member = alice.upload("cover.jpg"), alice.upload("member.jpg")
+    alice.stack(cover, member)
+    home.settled()
+    before = stack_of(home, home.copied(cover))
+    with home.stopped():
+        alice.unstack(alice.asset(cover)["stackId"])
+        alice.stack(cover, member)
+    home.settled()
+    stack = stack_of(home, home.copied(cover))
+    assert stack not in {None, before}
+    assert stack_of(home, home.copied(member)) == stack

@@ -41,7 +41,7 @@ from listener import cli
 _PRODUCT = f"{Path(listener.__file__).parent}{os.sep}"
 # Helpers that everybody calls: whoever called them is who changes something.
 _SHARED = f"{_PRODUCT}database.py"
-_HELPERS = ("sync.folders.", "sync.marks.")
+_HELPERS = ("sync.folders.", "sync.marks.", "sync.phones.Phones.writing")
 # What a process writes for itself: compiled modules.
 _IMPORTING = "<frozen importlib"
 _PR_SET_PDEATHSIG = 1
