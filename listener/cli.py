@@ -7,32 +7,27 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated
 from uuid import UUID
 
-import psycopg
 import typer
 import yaml
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from listener import inputs, preflight, roles, settings, tracking, triggers
-from listener.database import Connection, connect
+from listener.database import Connection
 from listener.immich import api
 from listener.immich.layout import Layout
-from listener.ops import http, logs
+from listener.ops import http
 from listener.service import Service
 from listener.settings import Settings
+from listener.terminal import answered, cell, print_table, read_settings, refuse, with_database
 from listener.tools import check as checking
 from listener.tools import notes
 from listener.tools import reconcile as reconciling
 from listener.tools import verify as verifying
 
-_T = TypeVar("_T")
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _OneJob = Annotated[str | None, typer.Option("--job", help="Of this job only.")]
 _Assets = Annotated[list[UUID] | None, typer.Option("--asset", help="The source's photo; may be given again.")]
@@ -59,50 +54,6 @@ app.add_typer(config_app, name="config")
 app.add_typer(role_app, name="role")
 
 
-def _refuse(*problems: str) -> NoReturn:
-    for problem in problems:
-        typer.echo(logs.masked(problem), err=True)
-    raise typer.Exit(2)
-
-
-def _settings() -> Settings:
-    try:
-        loaded = settings.load()
-    except settings.SettingsError as error:
-        _refuse(*error.problems)
-    logs.setup(loaded.log_level, loaded.log_format, secrets=settings.secrets(loaded))
-    # Python would print the traceback of an error as it is, and its text may quote what must stay secret.
-    sys.excepthook = logs.uncaught
-    for note in loaded.notes:
-        logs.get("settings").info(note)
-    return loaded
-
-
-def _with_database(work: Callable[[Connection], Awaitable[_T]], conninfo: str) -> _T:
-    async def connected() -> _T:
-        async with await connect(conninfo) as connection:
-            return await work(connection)
-
-    return _answered(connected())
-
-
-def _answered(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run something that needs the database, and say in words why it cannot be."""
-    try:
-        return asyncio.run(work)
-    except psycopg.OperationalError as error:
-        _refuse(f"the database cannot be reached: {str(error).strip().splitlines()[0]}. Check DB_HOSTNAME or DB_URL")
-    except preflight.RefusedError as error:
-        _refuse(*error.problems)
-    except (triggers.TriggerError, tracking.TrackingError, roles.RoleError) as error:
-        _refuse(str(error))
-    except psycopg.errors.InsufficientPrivilege as error:
-        _refuse(
-            f"the database refused it: {error.diag.message_primary}. Use the role that Immich uses, or give the "
-            "listener's own role its rights: listener role print"
-        )
-
-
 def _layout(loaded: Settings) -> Layout:
     return Layout(loaded.media_root, loaded.external_root)
 
@@ -113,32 +64,10 @@ async def _trigger_status(connection: Connection, loaded: Settings) -> triggers.
     return await triggers.status(connection, guard=guard)
 
 
-def _print_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table for a person at a terminal, else lines of cells with tabs between them."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    console = Console()
-    if not console.is_terminal:
-        for line in (headers, *cells):
-            typer.echo("\t".join(line))
-        return
-    table = Table(*headers)
-    for line in cells:
-        table.add_row(*map(Text, line))
-    console.print(table)
-
-
-def _cell(value: object) -> str:
-    """Return a value for a table. File names may hold anything; a cell is one line."""
-    if isinstance(value, datetime):
-        return value.isoformat(sep=" ", timespec="seconds")
-    text = "" if value is None else str(value)
-    return text if text.isprintable() else repr(text)[1:-1]
-
-
 @app.command()
 def run() -> None:
     """Run the listener until it is told to stop (SIGTERM or Ctrl-C)."""
-    loaded = _settings()
+    loaded = read_settings()
 
     async def serve() -> None:
         service = Service(loaded)
@@ -149,15 +78,15 @@ def run() -> None:
     try:
         asyncio.run(serve())
     except preflight.RefusedError as error:
-        _refuse(*error.problems)
+        refuse(*error.problems)
     except (tracking.TrackingError, http.CannotServeError) as error:
-        _refuse(str(error))
+        refuse(str(error))
 
 
 @triggers_app.command("install")
 def triggers_install() -> None:
     """Put the triggers in, or bring them up to date. Safe at any time, Immich keeps running."""
-    loaded = _settings()
+    loaded = read_settings()
 
     async def install(connection: Connection) -> triggers.InstallResult:
         found = await preflight.check_immich(connection)
@@ -165,7 +94,7 @@ def triggers_install() -> None:
         guard = await preflight.guard_needed(connection, found, loaded.jobs, _layout(loaded))
         return await triggers.install(connection, guard=guard)
 
-    result = _with_database(install, loaded.conninfo)
+    result = with_database(install, loaded.conninfo)
     typer.echo(f"installed: {', '.join(result.changed)}" if result.changed else "everything was installed already")
     for table in result.absent:
         typer.echo(f"this Immich has no table {table}: left out")
@@ -179,7 +108,7 @@ def triggers_uninstall(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask, and go on where originals lose their guard.")] = False,
 ) -> None:
     """Take the triggers out: Immich's schema is as it was before."""
-    loaded = _settings()
+    loaded = read_settings()
     if purge and not yes:
         typer.confirm(
             "Drop the tracking tables? The copies stay, but nobody knows any more that they are copies", abort=True
@@ -189,22 +118,22 @@ def triggers_uninstall(
         guarded = (await triggers.status(connection)).guard != "not needed"
         copies = await preflight.endangered(connection, _layout(loaded)) if guarded else 0
         if copies and not yes:
-            _refuse(
+            refuse(
                 f"{copies} copies lead to the source's originals through a symlinked directory: without the triggers, "
                 "whoever deletes such a copy in Immich deletes the original. Remove these copies first "
                 "(remove_copies: true in their job), or say --yes"
             )
         await triggers.uninstall(connection, purge=purge)
 
-    _with_database(uninstall, loaded.conninfo)
+    with_database(uninstall, loaded.conninfo)
     typer.echo("the triggers are gone" + (", and the tracking tables too" if purge else ""))
 
 
 @triggers_app.command("status")
 def triggers_status(as_json: _Json = False) -> None:
     """Tell whether the triggers are as they should be; exit code 1 if not."""
-    loaded = _settings()
-    status = _with_database(lambda connection: _trigger_status(connection, loaded), loaded.conninfo)
+    loaded = read_settings()
+    status = with_database(lambda connection: _trigger_status(connection, loaded), loaded.conninfo)
     if as_json:
         typer.echo(json.dumps({"ok": status.ok, **asdict(status)}, indent=1))
     else:
@@ -232,7 +161,7 @@ def triggers_print(
 @config_app.command("show")
 def config_show() -> None:
     """Print the settings as they are understood, without secrets."""
-    typer.echo(yaml.safe_dump(settings.describe(_settings()), sort_keys=False), nl=False)
+    typer.echo(yaml.safe_dump(settings.describe(read_settings()), sort_keys=False), nl=False)
 
 
 @config_app.command("schema")
@@ -246,18 +175,18 @@ def role_print(
     name: Annotated[str, typer.Option("--name", help="What the role is to be called.")] = roles.DEFAULT_NAME,
 ) -> None:
     """Print the SQL of a role that may do what `run` does, and nothing else. To be run as the role that Immich uses."""
-    loaded = _settings()
+    loaded = read_settings()
 
     async def render(connection: Connection) -> str:
         return await roles.render(connection, await preflight.check_immich(connection), name)
 
-    typer.echo(_with_database(render, loaded.conninfo), nl=False)
+    typer.echo(with_database(render, loaded.conninfo), nl=False)
 
 
 @app.command()
 def verify(limit: Annotated[int, typer.Option(help="How many differences to print.")] = 50) -> None:
     """Compare every copy with its source, rule by rule. Exit code 1 if anything differs."""
-    loaded = _settings()
+    loaded = read_settings()
 
     async def judge(connection: Connection) -> verifying.Report:
         features = await api.features(loaded.api_url, loaded.api_key)
@@ -265,7 +194,7 @@ def verify(limit: Annotated[int, typer.Option(help="How many differences to prin
             connection, loaded.jobs, loaded.media_root, features=features, ml_wait=loaded.ml_wait
         )
 
-    report = _with_database(judge, loaded.conninfo)
+    report = with_database(judge, loaded.conninfo)
     typer.echo(verifying.render(report, limit=limit))
     if not report.ok:
         raise typer.Exit(1)
@@ -274,14 +203,14 @@ def verify(limit: Annotated[int, typer.Option(help="How many differences to prin
 @app.command()
 def check(as_json: _Json = False) -> None:
     """Tell what could go wrong: folders, library scans, originals, triggers. Exit code 1 if anything is not well."""
-    loaded = _settings()
-    findings = _with_database(lambda connection: checking.check(connection, loaded), loaded.conninfo)
+    loaded = read_settings()
+    findings = with_database(lambda connection: checking.check(connection, loaded), loaded.conninfo)
     well = all(finding.state == "ok" for finding in findings)
     if as_json:
         typer.echo(json.dumps({"ok": well, "findings": [asdict(finding) for finding in findings]}, indent=1))
     else:
         for finding in findings:
-            typer.echo(f"{finding.state:8} {_cell(finding.subject)}: {_cell(finding.text)}")
+            typer.echo(f"{finding.state:8} {cell(finding.subject)}: {cell(finding.text)}")
     if not well:
         raise typer.Exit(1)
 
@@ -289,13 +218,13 @@ def check(as_json: _Json = False) -> None:
 @app.command()
 def status(as_json: _Json = False) -> None:
     """Tell what is configured, and how many photos are copied, waiting, failed and skipped. Exit code as check."""
-    loaded = _settings()
+    loaded = read_settings()
 
     async def look(connection: Connection) -> tuple[bool, triggers.TriggerStatus, tuple[notes.JobCounts, ...]]:
         installed = await _trigger_status(connection, loaded)
         return await notes.listening(connection), installed, await notes.counts(connection, loaded.jobs)
 
-    listening, installed, counts = _with_database(look, loaded.conninfo)
+    listening, installed, counts = with_database(look, loaded.conninfo)
     well = listening and installed.ok
     if as_json:
         jobs = [
@@ -312,7 +241,7 @@ def status(as_json: _Json = False) -> None:
         places = [(job.source_path_prefix, job.target_path_prefix) for job in loaded.jobs]
         figures = [(count.copies, count.waiting, count.failed, count.skipped) for count in counts]
         rows = zip((count.job for count in counts), places, figures, strict=True)
-        _print_table(headers, [(name, *place, *figure) for name, place, figure in rows])
+        print_table(headers, [(name, *place, *figure) for name, place, figure in rows])
         typer.echo("triggers: " + ("ok" if installed.ok else "not as they should be. Run: listener triggers install"))
         typer.echo("listener: " + ("running" if listening else "not running"))
     if not well:
@@ -328,24 +257,24 @@ def reconcile(
     job: _OneJob = None,
 ) -> None:
     """Look at everything now, with the running listener or without one. Exit code 1 if a photo failed."""
-    loaded, assets = _settings(), asset or []
+    loaded, assets = read_settings(), asset or []
     jobs = [each for each in loaded.jobs if job in {None, each.name}]
     if not jobs:
         names = [each.name for each in loaded.jobs]
-        _refuse(f"--job: {inputs.shown(job)} is no job of the configuration. {inputs.near(str(job), names)}")
+        refuse(f"--job: {inputs.shown(job)} is no job of the configuration. {inputs.near(str(job), names)}")
     if len(assets) > reconciling.MOST_ASSETS:
-        _refuse(f"--asset: {len(assets)} are too many at once. Name {reconciling.MOST_ASSETS} at most, or none for all")
+        refuse(f"--asset: {len(assets)} are too many at once. Name {reconciling.MOST_ASSETS} at most, or none for all")
     if dry_run:
-        changes = _with_database(
+        changes = with_database(
             lambda connection: reconciling.preview(connection, loaded, jobs, assets), loaded.conninfo
         )
         if changes:
             rows = [(change.what, change.asset, change.job, change.why) for change in changes]
-            _print_table(("what", "asset", "job", "why"), rows)
+            print_table(("what", "asset", "job", "why"), rows)
         typer.echo(f"{len(changes)} would change" if changes else "nothing would change")
         return
     with reconciling.bar() as report:
-        totals = _answered(reconciling.reconcile(loaded, jobs, assets, report))
+        totals = answered(reconciling.reconcile(loaded, jobs, assets, report))
     typer.echo(f"{totals['made']} copied, {totals['removed']} removed, {totals['failed']} failed")
     if totals["failed"]:
         typer.echo("for the reasons: listener failures list")
@@ -355,15 +284,15 @@ def reconcile(
 @skipped_app.command("list")
 def skipped_list(job: _OneJob = None, as_json: _Json = False) -> None:
     """List the photos that are left out, and why."""
-    loaded = _settings()
-    found = _with_database(lambda connection: notes.skipped(connection, loaded.jobs), loaded.conninfo)
+    loaded = read_settings()
+    found = with_database(lambda connection: notes.skipped(connection, loaded.jobs), loaded.conninfo)
     _print_notes(_chosen(found, loaded, job), as_json=as_json)
 
 
 @skipped_app.command("retry")
 def skipped_retry(asset: _Assets = None, everything: _All = False, job: _OneJob = None) -> None:
     """Copy photos after all, for example those whose copies the target user deleted."""
-    loaded = _settings()
+    loaded = read_settings()
 
     async def retry(connection: Connection) -> tuple[int, bool]:
         found = [note for note in await notes.skipped(connection, loaded.jobs) if note.job is not None]
@@ -371,33 +300,33 @@ def skipped_retry(asset: _Assets = None, everything: _All = False, job: _OneJob 
         await notes.retry_skipped(connection, loaded.jobs, chosen)
         return len(chosen), await notes.listening(connection)
 
-    _tell_retried(*_with_database(retry, loaded.conninfo))
+    _tell_retried(*with_database(retry, loaded.conninfo))
 
 
 @failures_app.command("list")
 def failures_list(job: _OneJob = None, as_json: _Json = False) -> None:
     """List the photos that could not be copied, and why."""
-    loaded = _settings()
-    _print_notes(_chosen(_with_database(notes.failures, loaded.conninfo), loaded, job), as_json=as_json)
+    loaded = read_settings()
+    _print_notes(_chosen(with_database(notes.failures, loaded.conninfo), loaded, job), as_json=as_json)
 
 
 @failures_app.command("retry")
 def failures_retry(asset: _Assets = None, everything: _All = False, job: _OneJob = None) -> None:
     """Try photos at once instead of at their next turn, for example when a missing disk is back."""
-    loaded = _settings()
+    loaded = read_settings()
 
     async def retry(connection: Connection) -> tuple[int, bool]:
         chosen = _chosen_to_retry(await notes.failures(connection), loaded, asset, everything, job)
         await notes.retry_failures(connection, chosen)
         return len(chosen), await notes.listening(connection)
 
-    _tell_retried(*_with_database(retry, loaded.conninfo))
+    _tell_retried(*with_database(retry, loaded.conninfo))
 
 
 def _chosen(found: Sequence[notes.Note], loaded: Settings, job: str | None) -> list[notes.Note]:
     names = [each.name for each in loaded.jobs]
     if job is not None and job not in names:
-        _refuse(f"--job: {inputs.shown(job)} is no job of the configuration. {inputs.near(job, names)}")
+        refuse(f"--job: {inputs.shown(job)} is no job of the configuration. {inputs.near(job, names)}")
     return [note for note in found if job in {None, note.job}]
 
 
@@ -405,12 +334,12 @@ def _chosen_to_retry(
     found: Sequence[notes.Note], loaded: Settings, assets: list[UUID] | None, everything: bool, job: str | None
 ) -> list[notes.Note]:
     if bool(assets) == everything:
-        _refuse("say which photos: --asset and an id from the list, or --all")
+        refuse("say which photos: --asset and an id from the list, or --all")
     chosen = _chosen(found, loaded, job)
     if assets:
         missing = set(assets) - {note.asset for note in chosen}
         if missing:
-            _refuse(*(f"--asset: {id_} is not in the list. Nothing was changed" for id_ in sorted(missing)))
+            refuse(*(f"--asset: {id_} is not in the list. Nothing was changed" for id_ in sorted(missing)))
         chosen = [note for note in chosen if note.asset in assets]
     return chosen
 
@@ -423,7 +352,7 @@ def _print_notes(found: Sequence[notes.Note], *, as_json: bool) -> None:
     else:
         headers = ("asset", "file", "job", "reason", "since", "attempts")
         rows = [(note.asset, note.file, note.job, note.reason, note.at, note.attempts) for note in found]
-        _print_table(headers, rows)
+        print_table(headers, rows)
 
 
 def _tell_retried(photos: int, listening: bool) -> None:
@@ -440,5 +369,5 @@ def demo() -> None:
     try:
         from listener.tools import demo as demonstration  # noqa: PLC0415 - needs the extra "demo"
     except ModuleNotFoundError as error:
-        _refuse(f"the demo needs more than is installed ({error.name}): pip install 'immich-shared-library[demo]'")
+        refuse(f"the demo needs more than is installed ({error.name}): pip install 'immich-shared-library[demo]'")
     sys.exit(demonstration.main())

@@ -265,8 +265,7 @@ class Service:
             self._named |= {found.other_id for found in page.found if found.other_id is not None}
             self.queue.add(page.keys, urgent=False)
             await self.queue.until(lambda page=page: not self.queue.holds(page.keys))  # type: ignore[misc]
-            done = [found for found in page.found if not {found.key.id, found.other_id} & self._unsettled]
-            await ready.sweep.remember(connection, job, done)
+            await ready.sweep.remember(connection, page, self._unsettled)
         if asks:
             await self._answer(connection, job, asks, before, looked_at=looked_at, total=looked_at, ended=True)
 

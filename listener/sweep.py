@@ -8,8 +8,9 @@ files or its link is not there; so is a person. See ``sweep.sql`` for what a sta
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
@@ -37,10 +38,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """``looked_at``: how many photos and people this page was about. ``found``: those that may need work."""
+    """Those that may need work, of ``looked_at`` photos or people; ``read_as``: how the page was read."""
 
     looked_at: int
-    found: list[Found] = field(default_factory=list)
+    found: list[Found]
+    read_as: tuple[bytes, dict[str, Any]]
 
     @property
     def keys(self) -> list[Key]:
@@ -97,13 +99,25 @@ class Sweep:
         for kind, text in kinds:
             after = _BEFORE_ALL
             while rows := await fetch(connection, text, {**params, "after": after}):
+                page = {**params, "after": after}
                 after = rows[-1][0]
-                yield await asyncio.to_thread(_page, kind, rows, links, everything=everything)
+                found = await asyncio.to_thread(_found, kind, rows, links, everything=everything)
+                yield Page(len(rows), found, (text, page))
 
-    async def remember(self, connection: Connection, job: Job, done: Collection[Found]) -> None:
-        """Note the states of those for which nothing was left to do or to wait for."""
-        keys, states = uuids(found.key.id for found in done), [found.state for found in done]
-        await connection.execute(query("sweep", "remember"), {**_params(job), "keys": keys, "states": states})
+    async def remember(self, connection: Connection, page: Page, unsettled: AbstractSet[UUID]) -> None:
+        """Note the states of those of a page, reconciled by now, for which nothing was left to do or to wait for.
+
+        That is who is in the same state as before: whatever was written, a later sweep looks at. A state that was noted
+        before a copy was made would be that of the same photo after its copy is gone.
+        """
+        text, params = page.read_as
+        states = {found.key.id: found.state for found in page.found if not {found.key.id, found.other_id} & unsettled}
+        if not states:
+            return
+        now = {row[0]: row[2] for row in await fetch(connection, text, params)}
+        same = [id_ for id_, state in states.items() if now.get(id_) == state]
+        noted = {"job": params["job"], "keys": uuids(same), "states": [states[id_] for id_ in same]}
+        await connection.execute(query("sweep", "remember"), noted)
 
     async def how_many(self, connection: Connection, job: Job) -> int:
         """Count the photos in the job's place."""
@@ -126,18 +140,15 @@ def _params(job: Job) -> dict[str, Any]:
     }
 
 
-def _page(
+def _found(
     kind: Literal["asset", "person"], rows: Sequence[Sequence[Any]], links: OriginalLinks, *, everything: bool
-) -> Page:
+) -> list[Found]:
     """Pass over what is known and in place."""
-    return Page(
-        len(rows),
-        [
-            Found(Key(kind, id_), state, other_id)
-            for id_, other_id, state, known, link, original, files in rows
-            if everything or not known or not _in_place(links, link, original, files or ())
-        ],
-    )
+    return [
+        Found(Key(kind, id_), state, other_id)
+        for id_, other_id, state, known, link, original, files in rows
+        if everything or not known or not _in_place(links, link, original, files or ())
+    ]
 
 
 def _in_place(links: OriginalLinks, link: str | None, original: str | None, files: Sequence[Sequence[str]]) -> bool:

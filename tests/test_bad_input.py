@@ -201,7 +201,7 @@ def test_a_target_folder_that_leads_out_is_refused(carol: PhotoHouse, tmp_path: 
     with carol.house.running() as process:
         carol.rows([good, bad])
         reason, _ = failed(carol, bad, process)
-        assert str(outside) in reason
+        assert "leads through a symlink: '2024'" in reason
         eventually(lambda: carol.copied(good))
         assert kinds(process) == {"refused"}
     assert list(outside.iterdir()) == []

@@ -149,7 +149,7 @@ def test_any_payload_is_read_or_refused(text: str) -> None:
         assert notification.at is None or (math.isfinite(notification.at) and notification.at > 0)
         assert all(isinstance(key.id, UUID) and key.kind == notification.kind for key in notification.keys)
         assert (notification.proof is None) == (notification.kind != "ping")
-    assert reason in {None, "too long", "not JSON", "other version", "unknown kind", "bad ids"}
+    assert reason in {None, "too long", "not JSON", "other version", "unknown kind", "bad ids", "bad ask"}
 
 
 class Heard:

@@ -305,3 +305,17 @@ def test_a_port_that_is_taken_is_told(carol: PhotoHouse) -> None:
         port = process.url.rsplit(":", 1)[1]
         (line,) = refused(carol.with_settings(HTTP_PORT=port).house)
     assert line.startswith("HTTP_PORT: cannot serve")
+
+
+def test_what_a_trigger_could_not_tell_is_looked_for(carol: PhotoHouse) -> None:
+    house = carol.house
+    house.install_triggers()
+    (photo,) = carol.add(1)
+    with house.running() as listener:
+        house.settled()
+        with psycopg.connect(house.immich.conninfo) as blocker:
+            # Longer than the trigger waits: Immich's statement goes on, and nobody is told.
+            blocker.execute("LOCK TABLE public._face_sync_watch IN ACCESS EXCLUSIVE MODE")
+            house.query("UPDATE asset SET \"originalFileName\" = 'new.jpg' WHERE id = %s", photo.id)
+        eventually(lambda: listener.metric("trigger_errors") > 0, within=30)
+        house.settled()

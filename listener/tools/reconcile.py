@@ -169,13 +169,12 @@ async def _do(
         usable = await ready.reconciler.album_usable(connection, job)
         links = ready.reconciler.links(job)
         async for page in ready.sweep.pages(connection, job, links, album_usable=usable, everything=True):
-            unsettled: set[UUID | None] = set()
+            unsettled: set[UUID] = set()
             for start in range(0, len(page.found), _BATCH):
                 ids = [found.key.id for found in page.found[start : start + _BATCH]]
                 work = ready.reconciler.assets if page.found[0].key.kind == "asset" else ready.reconciler.people
                 unsettled |= count(await work(connection, job, ids))
-            done = [found for found in page.found if not {found.key.id, found.other_id} & unsettled]
-            await ready.sweep.remember(connection, job, done)
+            await ready.sweep.remember(connection, page, unsettled)
             looked_at += page.looked_at
             tell(looked_at, total, ended=False)
     tell(looked_at, looked_at, ended=True)

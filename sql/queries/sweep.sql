@@ -1,7 +1,7 @@
 -- How the sweep finds what may need work. Every row that the reconciler reads for an asset or a person has a
 -- version: its place in the table and the transaction that wrote it, which no two versions of a row share. The sum
--- of their hashes is the state of that asset. A state that was noted once, before a reconcile that had nothing left
--- to do or to wait for, needs no look while it is the same. So the sweep knows every kind of difference that the
+-- of their hashes is the state of that asset. A state that was noted once, since a reconcile had nothing to do in it
+-- and nothing to wait for, needs no look while it is the same. So the sweep knows every kind of difference that the
 -- reconciler knows, without a second set of rules. What is not in rows, files and links, is looked at beside it.
 
 -- name: circumstances
@@ -125,7 +125,7 @@ LEFT JOIN public._face_sync_seen AS seen ON seen.job = %(job)s AND seen.key = pa
 ORDER BY page.id
 
 -- name: remember
--- These need no look while their state is the same. Read before they were reconciled: what changed since differs.
+-- These need no look while their state is the same: it was so before they were reconciled, and afterwards.
 INSERT INTO public._face_sync_seen AS seen (job, key, state)
 SELECT %(job)s, batch.key, batch.state FROM unnest(%(keys)s::uuid[], %(states)s::bigint[]) AS batch(key, state)
 ON CONFLICT (job, key) DO UPDATE SET state = excluded.state
