@@ -109,7 +109,7 @@ def refused(house: House, *command: str) -> str:
 # --- the wire -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["FIN", "RST"])
+@pytest.mark.parametrize("how", ["FIN", pytest.param("RST", marks=pytest.mark.soak)])
 def test_a_wire_that_is_cut_again_and_again(carol: PhotoHouse, wire: Wire, how: str) -> None:
     house = over(carol, wire.conninfo)
     carol.add(700)
@@ -123,6 +123,7 @@ def test_a_wire_that_is_cut_again_and_again(carol: PhotoHouse, wire: Wire, how: 
         settled(house, process, 703)
 
 
+@pytest.mark.soak
 def test_a_wire_that_is_slow(carol: PhotoHouse, wire: Wire) -> None:
     house = over(carol, wire.conninfo)
     wire.slow(delay=0.03, bytes_per_second=300_000)
@@ -152,6 +153,7 @@ def test_a_half_open_wire_does_not_keep_the_jobs(carol: PhotoHouse, wire: Wire) 
         eventually(lambda: sessions(house) == wire.links, describe=lambda: f"{sessions(house)}, not {wire.links}")
 
 
+@pytest.mark.soak
 def test_a_frozen_server(new_server: Callable[[], Server], roots: Roots, tmp_path: Path) -> None:
     """Nothing is answered, and nothing ends: statements in hand, and connecting. Then it wakes up."""
     server = new_server()
@@ -174,6 +176,7 @@ def test_a_frozen_server(new_server: Callable[[], Server], roots: Roots, tmp_pat
         assert process.popen.poll() == 0
 
 
+@pytest.mark.soak
 def test_stopped_while_the_wire_is_frozen_it_ends_in_time(carol: PhotoHouse, wire: Wire) -> None:
     """Docker waits ten seconds."""
     house = over(carol, wire.conninfo)
@@ -326,7 +329,7 @@ async def test_every_session_is_set_up_against_loss(carol: PhotoHouse, wire: Wir
 # --- the server -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("which", ["all", "workers"])
+@pytest.mark.parametrize("which", ["all", pytest.param("workers", marks=pytest.mark.soak)])
 def test_sessions_that_are_terminated_in_the_middle_of_the_work(carol: PhotoHouse, which: str) -> None:
     house = carol.house
     carol.add(700)
