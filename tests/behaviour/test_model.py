@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from uuid import UUID
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -227,14 +228,28 @@ class Neighbours(RuleBasedStateMachine):
 
     # --- copies of the other's photos -------------------------------------------------------------------
 
-    def copy(self, who: str, pick: int, change: str) -> bool:  # noqa: C901 - one case for each click
+    def copy(self, who: str, pick: int, change: str) -> bool:
         own = self.own[who]
         copies = self.copies(who)
         pool = sorted(source for source in copies if (source in own.trashed_copies) == (change == "restore"))
         if not pool:
             return False
         source = pool[pick % len(pool)]
-        copy, actor = copies[source], own.actor
+        if change == "delete":
+            own.actor.delete_for_good(copies[source])
+            own.forget(source)
+            own.deleted_copies.add(source)
+            return True
+        with psycopg.connect(self.home.immich.conninfo) as holder:
+            # The listener may be about to remove it, since the other has just taken the photo away: one who clicks
+            # then is told by Immich that it is gone. Who was faster is settled before anything is noted.
+            held = holder.execute("SELECT FROM asset WHERE id = %s FOR KEY SHARE", [copies[source]]).rowcount
+            if held:
+                self.change_copy(own, source, copies[source], pick, change)
+        return bool(held)
+
+    def change_copy(self, own: Own, source: UUID, copy: UUID, pick: int, change: str) -> None:
+        actor = own.actor
         match change:
             case "favourite":
                 own.favourite[source] = bool(pick % 2)
@@ -259,11 +274,6 @@ class Neighbours(RuleBasedStateMachine):
             case "restore":
                 actor.restore(copy)
                 own.trashed_copies.discard(source)
-            case "delete":
-                actor.delete_for_good(copy)
-                own.forget(source)
-                own.deleted_copies.add(source)
-        return True
 
     # --- the listener -----------------------------------------------------------------------------------
 
