@@ -42,6 +42,7 @@ async def remove(
     gone = [source for source in sources if source.id not in failed]
     params = {**job_params(job), **batch_params(gone), "job": job.name}
     async with phones.writing(connection, job, deletes=True):
+        await connection.execute(query("removal", "hold"), params)
         await connection.execute(query("removal", "respect_trashed"), params)
         await extras.before(connection, params)
         await connection.execute(query("removal", "delete_copies"), params)

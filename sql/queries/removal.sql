@@ -2,6 +2,11 @@
 -- Every file that the rows of these copies name, and the mirrored people they hold.
 SELECT file."assetId", file.path FROM asset_file AS file WHERE file."assetId" = ANY(%(targets)s::uuid[]) AND file.type <> 'sidecar'
 
+-- name: hold
+-- First of all: what their user does with them at this very moment, such as putting one into an album, is either over
+-- and noted with the rest, or comes too late.
+SELECT FROM asset WHERE id = ANY(%(targets)s::uuid[]) AND "ownerId" = %(target_user)s ORDER BY id FOR UPDATE
+
 -- name: delete_copies
 -- By plain SQL, so that Immich's audit triggers tell the phones. The rows of other tables go by cascade.
 DELETE FROM asset WHERE id = ANY(%(targets)s::uuid[]) AND "ownerId" = %(target_user)s

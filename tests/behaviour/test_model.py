@@ -110,7 +110,10 @@ class Neighbours(RuleBasedStateMachine):
         self.number += 1
         photo = own.actor.upload(f"{who}-{self.number}.jpg", faces=faces, people=people, text=f"text {self.number}")
         own.photos.append(photo)
-        own.people = [row[self.person_id] for row in own.actor.people() if not self.is_mirror(who, row[self.person_id])]
+        # The listener makes and drops mirrors meanwhile: who is one before or after is none of theirs.
+        before, people = self.mirrors(who), [row[self.person_id] for row in own.actor.people()]
+        mirrors = before | self.mirrors(who)
+        own.people = [person for person in people if person not in mirrors]
         return True
 
     def change(self, who: str, pick: int, change: str) -> bool:
@@ -337,14 +340,11 @@ class Neighbours(RuleBasedStateMachine):
     def person_id(self) -> str:
         return "personGroupId" if self.home.alice.has_groups else "id"
 
-    def is_mirror(self, who: str, person: UUID) -> bool:
-        return bool(
-            self.home.house.query(
-                "SELECT 1 FROM _face_sync_person_map WHERE target_person_id = %s AND target_user_id = %s",
-                person,
-                self.own[who].actor.user_id,
-            )
+    def mirrors(self, who: str) -> set[UUID]:
+        rows = self.home.house.query(
+            "SELECT target_person_id FROM _face_sync_person_map WHERE target_user_id = %s", self.own[who].actor.user_id
         )
+        return {UUID(str(row[0])) for row in rows}
 
     def copies(self, who: str) -> dict[UUID, UUID]:
         """Return this user's copies as they are now, by their sources."""
