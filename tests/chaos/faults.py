@@ -134,7 +134,8 @@ def terminate(street: Street, server: Server, times: int) -> int:
     """An administrator ends one of our sessions, whichever it is."""
     with street.immich.at_work():
         for _ in range(times):
-            street.alive()
+            # Who is ended at each try to connect tries ever less often: it is given the time to work in between.
+            street.wait_ready()
             time.sleep(street.rng.uniform(0.02, 0.3))
             # There may be none yet: one that has just been ended is not back at once.
             sessions = eventually_some(lambda: street.house.query(_OUR_SESSIONS, role.NAME))
