@@ -195,7 +195,7 @@ def test_names_are_names_wherever_they_stand(home: Home) -> None:
         assert again.end() == 0
 
 
-@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("log_format", ["text", pytest.param("json", marks=pytest.mark.soak)])
 def test_names_cannot_forge_what_is_printed(home: Home, log_format: str) -> None:
     home.house = replace(home.house, extra={"LOG_FORMAT": log_format})
     house = home.house

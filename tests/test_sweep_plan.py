@@ -16,7 +16,7 @@ from listener.tracking import migrate
 from tests.conftest import ImmichDatabase, Roots
 from tests.house import add_library, add_user
 
-PHOTOS = 20_000
+PHOTOS = 8_000
 # Each source photo, then its copy, in each table that a sweep reads and that is large in a large library.
 _FILL = """
 CREATE TEMP TABLE photo AS
