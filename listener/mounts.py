@@ -39,7 +39,6 @@ class Suspect:
     """A folder that may be a mount point without its disk, and what the rows are asked to be sure."""
 
     folder: Path
-    why: str
     asked: Literal["names_files", "names_originals", "names_online"]
 
 
@@ -102,8 +101,10 @@ async def missing(connection: Connection, job: Job, layout: Layout, marked: froz
             "target_user": job.target_user_id,
             "folder": str(suspect.folder),
         }
-        if (await fetch(connection, query("mounts", suspect.asked), params))[0][0]:
-            return f"{suspect.folder} {suspect.why}, but photos are known there: mount it as in Immich's server"
+        known = (await fetch(connection, query("mounts", suspect.asked), params))[0][0]
+        # Immich makes a folder before the row: with its first photo, both may have come between the two looks.
+        if known and (why := await asyncio.to_thread(empty, suspect.folder)) is not None:
+            return f"{suspect.folder} {why}, but photos are known there: mount it as in Immich's server"
     return None
 
 
@@ -135,7 +136,7 @@ def _look(job: Job, layout: Layout, marked: frozenset[str]) -> tuple[str | None,
         folders.append((media / _THUMBS, "names_files"))
     if job.kind == "external":
         folders.append((Path(job.source_path_prefix), "names_online"))
-    return None, [Suspect(folder, why, asked) for folder, asked in folders if (why := empty(folder)) is not None]
+    return None, [Suspect(folder, asked) for folder, asked in folders if empty(folder) is not None]
 
 
 def _there(path: Path) -> bool:

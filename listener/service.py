@@ -32,7 +32,7 @@ from listener.workqueue import Batch, Key, WorkQueue
 log = logs.get("service")
 
 BATCH = 500
-_STOP_WITHIN = 4.0
+_STOP_WITHIN = 3.0
 # A statement that is cancelled ends within two seconds (database.py).
 _CANCEL_WITHIN = 3.0
 _LONGEST_WAIT = 30.0
@@ -72,6 +72,7 @@ class Service:
         self._ownership = Ownership(settings.jobs, self._owner)
         self._mounts = mounts.Mounts(Layout(settings.media_root, settings.external_root), self.metrics, self.readiness)
         self._address = Address(settings)
+        self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._pool = self._new_pool()
 
     def _new_pool(self) -> Pool:
@@ -127,7 +128,7 @@ class Service:
                     raise
                 self.readiness.unmet(http.Condition.DATABASE)
                 attempt = 1 if self._ready is not None else attempt + 1
-                pause = min(_LONGEST_WAIT, 0.5 * 2.0 ** min(attempt, 10)) * random.uniform(0.5, 1)  # noqa: S311
+                pause = min(_LONGEST_WAIT, 0.5 * 2.0 ** min(attempt, 10)) * self._random.uniform(0.5, 1)
                 words = self._address.words(error)
                 log.warning("the database cannot be used: trying again", reason=words, pause_s=pause)
             else:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import tempfile
 import time
 import uuid
@@ -40,17 +41,22 @@ class Roots:
 
 
 def eventually(
-    predicate: Callable[[], object], *, within: float = 10, describe: Callable[[], object] | str = ""
+    predicate: Callable[[], object],
+    *,
+    within: float = 10,
+    describe: Callable[[], object] | str = "",
+    every: float = _POLL_SECONDS,
 ) -> None:
     """Wait until ``predicate()`` is true, at most ``within`` seconds, then fail.
 
-    ``describe`` tells in the failure what was waited for, or how things stand if it is a function.
+    ``describe`` tells in the failure what was waited for, or how things stand if it is a function. ``every``: seconds
+    between two looks, more where a look costs what the listener needs.
     """
     deadline = time.monotonic() + within
     while not predicate():
         if time.monotonic() > deadline:
             _fail(within, describe)
-        time.sleep(_POLL_SECONDS)
+        time.sleep(every)
 
 
 async def eventually_async(
@@ -70,6 +76,12 @@ async def eventually_async(
 def _fail(within: float, describe: Callable[[], object] | str) -> None:
     text = describe if isinstance(describe, str) else describe()
     pytest.fail(f"not so within {within:g} s: {text or 'the awaited condition'}", pytrace=True)
+
+
+def pytest_configure() -> None:
+    """Let the processes of the tests hear SIGINT, also where a shell began this one in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,7 @@ from tests.role import as_listener
 
 START_WITHIN = 30.0
 SETTLE_WITHIN = 30.0
+JUDGED_EVERY = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ class House:
             last[:] = [self.verify()]
             return last[0].ok
 
-        eventually(right, within=within, describe=lambda: render(last[0]))
+        eventually(right, within=within, describe=lambda: render(last[0]), every=JUDGED_EVERY)
         return last[0]
 
     def query(self, text: str, *params: object) -> list[tuple[object, ...]]:

@@ -47,12 +47,13 @@ CHANGES_FILES = frozenset(
     {"link", "hardlink_to", "symlink", "symlink_to", "unlink", "rename", "replace", "mkdir", "rmdir", "utime"}
     | {"copyfileobj", "chmod", "chown", "write_bytes", "write_text", "touch", "rmtree", "copyfile", "copy2", "move"}
 )
+# A commit took more than two seconds, as it may or may not where much else goes on: tests/test_phones.py.
+LATE = frozenset({"sync.phones.Phones._stamp", "sync.phones.Phones._announce"})
 NOT_REACHED = {
     # The copy is deleted by its user between the commit and the link: tests/behaviour/test_own_deletion.py.
     "sync.placing.Placer.take_back",
     # The prefix of a job was changed: tests of the behaviour of files.
     "sync.files.OriginalLinks.unlink_former",
-    # A commit took more than two seconds: tests/test_phones.py.
     "sync.phones.Phones._stamp",
 }
 
@@ -178,6 +179,7 @@ def recorded(new_life: Callable[..., Life], tmp_path_factory: pytest.TempPathFac
         """Return the labels of the points that were come to since the last time."""
         points = [json.loads(line) for line in written.read_text().splitlines()]
         written.unlink()
+        points = [point for point in points if not LATE & {*point["functions"]}]
         functions.update(function for point in points for function in point["functions"])
         return [label for label in dict.fromkeys(point["label"] for point in points) if not label.startswith("within ")]
 

@@ -36,6 +36,7 @@ def test_copies_are_in_the_album_of_their_job(home: Home) -> None:
     assert bob.album_assets(album) == {home.copied(still), home.copied(earlier)}
 
 
+@pytest.mark.variant
 def test_an_album_that_is_gone_or_somebody_elses_is_reported(home: Home, caplog: pytest.LogCaptureFixture) -> None:
     alice, bob = home.alice, home.bob
     alices = alice.album_create("alice's")

@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
+import pytest
+
 from tests.behaviour.conftest import Home
 from tests.conftest import eventually
 
@@ -54,6 +56,7 @@ def test_duplicates_are_skipped_and_come_when_the_targets_own_go(home: Home) -> 
     assert again in bob.assets()
 
 
+@pytest.mark.variant
 def test_duplicates_are_shared_when_switched_off_by_a_setting(home: Home) -> None:
     alice, bob = home.alice, home.bob
     own, motion = bob.upload_live_photo("live", taken=TAKEN)

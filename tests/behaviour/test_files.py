@@ -74,6 +74,7 @@ def test_point_5_new_kinds_changed_paths_replaced_inodes_and_late_files_follow(h
     assert _failure(home, late) is None
 
 
+@pytest.mark.variant
 def test_point_5_where_hardlinks_cannot_be_files_are_copied_counted_and_said_once(
     home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.behaviour.conftest import Home
 from tests.conftest import eventually
 
@@ -47,6 +49,7 @@ def test_a_live_photo_is_shared_as_one_and_pairs_split_and_form(home: Home) -> N
     assert (home.copy_of(still), home.copy_of(motion)) == (None, None)
 
 
+@pytest.mark.variant
 def test_a_live_photo_with_a_half_outside_the_prefix(home: Home) -> None:
     """The still alone where its motion part is not shared; never the motion part alone."""
     alice, bob = home.alice, home.bob
@@ -63,6 +66,7 @@ def test_a_live_photo_with_a_half_outside_the_prefix(home: Home) -> None:
     assert [home.copy_of(found[name]) for name in ("in.mp4", "out.jpg", "out.mp4")] == [None, None, None]
 
 
+@pytest.mark.variant
 def test_a_live_photo_whose_motion_part_is_found_late(home: Home) -> None:
     """The still is shared; its motion part comes once Immich has read it."""
     alice, bob = home.alice, home.bob

@@ -81,6 +81,7 @@ def test_points_1_and_2_mirrors_that_the_target_merges_while_the_listener_runs(h
     assert bob.faces_of(own)[0]["person"] == grandma
 
 
+@pytest.mark.variant
 def test_points_1_and_2_a_merge_by_the_target_with_jobs_in_both_directions(new_home: Callable[..., Home]) -> None:
     home = new_home(both_ways=True)
     home.start()

@@ -3,6 +3,8 @@
 from pathlib import Path
 from uuid import UUID
 
+import pytest
+
 from tests.behaviour.conftest import Home
 from tests.conftest import eventually
 
@@ -86,6 +88,7 @@ def test_a_copy_that_its_user_deletes_for_good_is_not_made_again(home: Home) -> 
     assert home.copy_of(scanned) is None
 
 
+@pytest.mark.variant
 def test_a_copy_deleted_while_its_source_changes_is_not_made_again(home: Home) -> None:
     """Immich marks it first and deletes its row some time later: in between nothing revives it."""
     alice, bob = home.alice, home.bob

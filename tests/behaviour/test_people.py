@@ -85,6 +85,7 @@ def test_point_1_people_who_are_merged_reassigned_and_deleted_at_the_source(home
     assert thumbnail(bob, mirror).exists()
 
 
+@pytest.mark.variant
 def test_point_1_with_jobs_in_both_directions_a_person_is_one(new_home: Callable[..., Home]) -> None:
     home = new_home(both_ways=True)
     home.start()

@@ -96,6 +96,7 @@ def test_a_copy_goes_when_its_source_is_deleted_trashed_locked_moved_or_vanishes
     assert path.exists(), "removing a library removes no file"
 
 
+@pytest.mark.variant
 def test_a_copy_goes_with_its_source_user(home: Home) -> None:
     """The user is marked at first, of which no trigger tells; their rows go later, by cascade."""
     alice, bob = home.alice, home.bob
@@ -155,6 +156,7 @@ def test_a_copy_is_restored_with_favourite_archive_albums_and_stack_as_they_were
     assert stacks == {with_own: own, of_copies: archived_copy}
 
 
+@pytest.mark.variant
 def test_copies_of_a_job_are_removed_by_its_setting_and_kept_without_the_job(home: Home) -> None:
     """``remove_copies`` takes a job's copies away; a job that is gone from the configuration leaves them."""
     alice, bob = home.alice, home.bob

@@ -1,5 +1,7 @@
 """Point 7: stacks of shared photos, and the target user's own."""
 
+import pytest
+
 from tests.behaviour.conftest import Home
 from tests.conftest import eventually
 
@@ -99,6 +101,7 @@ def test_a_stack_whose_cover_is_not_shared_and_the_stacks_of_the_target(home: Ho
     assert len(home.house.query('SELECT 1 FROM stack WHERE "ownerId" = %s', alice.user_id)) == 2
 
 
+@pytest.mark.variant
 def test_the_last_copy_of_a_mirrored_stack_is_taken_out_when_its_user_deletes_the_others(home: Home) -> None:
     alice, bob = home.alice, home.bob
     cover, member = alice.upload("cover.jpg"), alice.upload("member.jpg")
@@ -110,6 +113,7 @@ def test_the_last_copy_of_a_mirrored_stack_is_taken_out_when_its_user_deletes_th
     assert stack_of(home, home.copied(cover)) is None
 
 
+@pytest.mark.variant
 def test_photos_that_are_unstacked_and_stacked_again_are_in_one_stack_at_the_target(home: Home) -> None:
     alice = home.alice
     cover, member = alice.upload("cover.jpg"), alice.upload("member.jpg")

@@ -43,6 +43,7 @@ def test_tags_are_mirrored_follow_and_leave_the_targets_own(home: Home) -> None:
     assert bob.tags_of(home.copied(other)) == ["trip/sea"], "given anew by alice"
 
 
+@pytest.mark.variant
 def test_tags_are_switched_off_and_on_by_a_setting(home: Home) -> None:
     alice, bob = home.alice, home.bob
     photo = alice.upload("one.jpg")
@@ -61,6 +62,7 @@ def test_tags_are_switched_off_and_on_by_a_setting(home: Home) -> None:
 
 
 @pytest.mark.releases(since="2.4.1")
+@pytest.mark.variant
 def test_tags_are_found_through_their_parents(home: Home) -> None:
     """Immich finds what lies below a tag by ``tag_closure``."""
     alice, bob = home.alice, home.bob

@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from listener.standin import facts, schema
 from listener.standin.postgres import create_database, drop_database
+from tests.behaviour.conftest import SAME_TABLES
 from tests.conftest import DEFAULT_RELEASE
 
 RELEASES = schema.releases()
@@ -162,6 +163,12 @@ def test_all_twelve_releases_are_there_oldest_first() -> None:
     assert len(RELEASES) == 12
     assert (RELEASES[0], RELEASES[-1]) == ("2.0.0", "3.3.0")
     assert sorted(RELEASES, key=_numbers) == list(RELEASES)
+
+
+@pytest.mark.parametrize(("release", "as_in"), SAME_TABLES.items())
+def test_releases_that_behaviour_tests_take_for_one_have_the_same_tables(release: str, as_in: str) -> None:
+    one, other = schema.load_facts(release), schema.load_facts(as_in)
+    assert (one.tables, one.enums) == (other.tables, other.enums)
 
 
 def test_a_release_without_facts_is_refused_by_name(empty_database: str) -> None:
