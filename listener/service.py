@@ -25,7 +25,8 @@ from listener.ops import http, logs
 from listener.ops.metrics import Metrics
 from listener.ownership import Ownership
 from listener.settings import Job, Settings
-from listener.sync.reconciler import Outcome, Reconciler
+from listener.sync.outcome import Outcome
+from listener.sync.reconciler import Reconciler
 from listener.upkeep import Upkeep
 from listener.workqueue import Batch, Key, WorkQueue
 

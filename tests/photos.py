@@ -200,3 +200,10 @@ def photo_house(
     library = add_library(immich.conninfo, carol, str(photos))
     house = share(immich, roots, carol, folder, photos=str(photos))
     return PhotoHouse(replace(house, extra=extra or {}), library, photos)
+
+
+def evented_house(immich: ImmichDatabase, roots: Roots, folder: Path, **extra: str) -> PhotoHouse:
+    """Return carol's house with triggers; only notifications and back-off bring a key, the sweep is an hour away."""
+    made = photo_house(immich, roots, folder, {"RECONCILE_INTERVAL_SECONDS": "3600", **extra})
+    made.house.install_triggers()
+    return made

@@ -9,17 +9,14 @@ import pytest
 
 from tests.conftest import ImmichDatabase, Roots, eventually
 from tests.house import Process
-from tests.photos import Photo, PhotoHouse, photo_house, write_files
+from tests.photos import Photo, PhotoHouse, evented_house, write_files
 
 RETRIED_WITHIN = 15.0
 
 
 @pytest.fixture
 def carol(immich: ImmichDatabase, roots: Roots, tmp_path: Path) -> PhotoHouse:
-    """Carol's house with triggers; only notifications and back-off bring a key, the sweep is an hour away."""
-    made = photo_house(immich, roots, tmp_path, {"RECONCILE_INTERVAL_SECONDS": "3600"})
-    made.house.install_triggers()
-    return made
+    return evented_house(immich, roots, tmp_path)
 
 
 def failed(carol: PhotoHouse, photo: Photo, process: Process) -> tuple[str, int]:

@@ -60,6 +60,15 @@ def new_server() -> Iterator[Callable[[], Server]]:
         yield make
 
 
+@pytest.fixture
+def served(new_server: Callable[[], Server], roots: Roots, tmp_path: Path) -> tuple[Server, PhotoHouse]:
+    """Return carol's house and a server that is its own."""
+    server = new_server()
+    carol = photo_house(ImmichDatabase(server.conninfo, DEFAULT_RELEASE), roots, tmp_path)
+    carol.house.install_triggers()
+    return server, carol
+
+
 def over(carol: PhotoHouse, address: Callable[[str], str], **extra: str) -> House:
     """Return the house whose listener reaches the database in another way."""
     now = carol.house.environment["DB_URL"]
@@ -154,11 +163,9 @@ def test_a_half_open_wire_does_not_keep_the_jobs(carol: PhotoHouse, wire: Wire) 
 
 
 @pytest.mark.soak
-def test_a_frozen_server(new_server: Callable[[], Server], roots: Roots, tmp_path: Path) -> None:
+def test_a_frozen_server(served: tuple[Server, PhotoHouse]) -> None:
     """Nothing is answered, and nothing ends: statements in hand, and connecting. Then it wakes up."""
-    server = new_server()
-    carol = photo_house(ImmichDatabase(server.conninfo, DEFAULT_RELEASE), roots, tmp_path)
-    carol.house.install_triggers()
+    server, carol = served
     carol.add(1500)
     with wire_to(server.conninfo) as wire:
         house = over(carol, wire.conninfo)
@@ -342,10 +349,8 @@ def test_sessions_that_are_terminated_in_the_middle_of_the_work(carol: PhotoHous
         settled(house, process, 702)
 
 
-def test_a_server_that_is_restarted(new_server: Callable[[], Server], roots: Roots, tmp_path: Path) -> None:
-    server = new_server()
-    carol = photo_house(ImmichDatabase(server.conninfo, DEFAULT_RELEASE), roots, tmp_path)
-    carol.house.install_triggers()
+def test_a_server_that_is_restarted(served: tuple[Server, PhotoHouse]) -> None:
+    server, carol = served
     carol.add(700)
     with wire_to(server.conninfo) as wire:
         house = over(carol, wire.conninfo)
@@ -361,12 +366,8 @@ def test_a_server_that_is_restarted(new_server: Callable[[], Server], roots: Roo
             settled(_at(house, server), process, 702)
 
 
-def test_a_replica_is_refused_and_served_once_it_is_promoted(
-    new_server: Callable[[], Server], roots: Roots, tmp_path: Path
-) -> None:
-    server = new_server()
-    carol = photo_house(ImmichDatabase(server.conninfo, DEFAULT_RELEASE), roots, tmp_path)
-    carol.house.install_triggers()
+def test_a_replica_is_refused_and_served_once_it_is_promoted(served: tuple[Server, PhotoHouse]) -> None:
+    server, carol = served
     # Asking for it makes the role, which the replica is to know too.
     assert carol.house.environment
     replica = server.stand_by(server.data_dir.parent / f"replica{uuid4().hex[:8]}")
@@ -445,10 +446,8 @@ def test_idle_sessions_are_kept_where_the_server_ends_them(carol: PhotoHouse) ->
 
 
 @pytest.mark.parametrize("source", ["file", "environment"])
-def test_a_changed_password(new_server: Callable[[], Server], roots: Roots, tmp_path: Path, source: str) -> None:
-    server = new_server()
-    carol = photo_house(ImmichDatabase(server.conninfo, DEFAULT_RELEASE), roots, tmp_path)
-    carol.house.install_triggers()
+def test_a_changed_password(served: tuple[Server, PhotoHouse], tmp_path: Path, source: str) -> None:
+    server, carol = served
     role = str(conninfo_to_dict(carol.house.environment["DB_URL"])["user"])
     first, second = f"first{uuid4().hex}", f"second{uuid4().hex}"
     # From here the wire asks for the password; the test comes in by another role.

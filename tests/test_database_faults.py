@@ -24,7 +24,7 @@ from psycopg import sql
 from tests import role
 from tests.conftest import ImmichDatabase, Roots, eventually
 from tests.house import Process
-from tests.photos import Photo, PhotoHouse, photo_house
+from tests.photos import Photo, PhotoHouse, evented_house
 
 HEALS_WITHIN = 30.0
 # What a statement of Immich's may wait for us on a busy machine. PostgreSQL looks for deadlocks after a second.
@@ -33,10 +33,7 @@ LONGEST = 5.0
 
 @pytest.fixture
 def carol(immich: ImmichDatabase, roots: Roots, tmp_path: Path) -> PhotoHouse:
-    """Carol's house with triggers; only notifications and back-off bring a key, the sweep is an hour away."""
-    made = photo_house(immich, roots, tmp_path, {"RECONCILE_INTERVAL_SECONDS": "3600"})
-    made.house.install_triggers()
-    return made
+    return evented_house(immich, roots, tmp_path)
 
 
 @dataclass

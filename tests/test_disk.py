@@ -1,175 +1,51 @@
-"""The disk says no: full, read-only, forbidden, of two file systems, not mounted; and names at the limits of what a
+"""The disk says no: full, read-only, forbidden, of two file systems; and names at the limits of what a
 file may be called. The listener is the real process, the file systems are real ones."""
 
 import contextlib
 import os
 import resource
 import shutil
-import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from listener.immich.layout import Layout
-from listener.sync.files import FileProblemError, OriginalLinks
 from tests.conftest import ImmichDatabase, Roots, eventually
+from tests.disks import (
+    HEALS_WITHIN,
+    counted,
+    disk,
+    failed,
+    fill,
+    halves,
+    healed,
+    look,
+    mounted,
+    moved,
+    prepared,
+    remount,
+    use_up,
+)
 from tests.house import House, Process
-from tests.photos import Photo, PhotoHouse, photo_house, write_files
+from tests.photos import Photo, PhotoHouse, evented_house, write_files
 
-HEALS_WITHIN = 30.0
 SOMEBODY = 12345
 GROUP = 23456
 
 
-# --- file systems of our own -------------------------------------------------------------------------------
-
-
-def _mount(folder: Path, *words: str) -> None:
-    done = subprocess.run(["mount", *words, str(folder)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
-
-
-def _unmount(folder: Path) -> None:
-    subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=False)
-
-
-@contextlib.contextmanager
-def mounted(folder: Path, *words: str) -> Iterator[None]:
-    """Mount something on a folder until the block ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _mount(folder, *words)
-    try:
-        yield
-    finally:
-        _unmount(folder)
-
-
-@contextlib.contextmanager
-def disk(folder: Path, *, megabytes: int = 8) -> Iterator[None]:
-    """Mount an ext4 of its own on a folder: there a folder and a link need a block, as on most disks."""
-    if os.geteuid() != 0 or shutil.which("mkfs.ext4") is None:
-        pytest.skip("an ext4 of its own needs root and mkfs.ext4")
-    image = folder.with_name(f"{folder.name}.ext4")
-    with image.open("wb") as file:
-        file.truncate(megabytes << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", str(image)], check=True, capture_output=True)
-    with mounted(folder, "-o", "loop", str(image)):
-        (folder / "lost+found").rmdir()
-        yield
-
-
-def fill(folder: Path) -> Callable[[], None]:
-    """Fill the disk to its last block; returns what frees it."""
-    filler = folder / "filler"
-    filler.mkdir()
-    with (filler / "big").open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(b"x" * 65536)
-    # What the file system kept back goes into folders, of a block each.
-    with contextlib.suppress(OSError):
-        for number in range(10_000):
-            (filler / str(number)).mkdir()
-    return lambda: shutil.rmtree(filler)
-
-
-def use_up(folder: Path) -> Callable[[], None]:
-    """Make files until there is no inode left; returns what frees them."""
-    filler = folder / "filler"
-    filler.mkdir()
-    with contextlib.suppress(OSError):
-        for number in range(100_000):
-            (filler / str(number)).touch()
-    return lambda: shutil.rmtree(filler)
-
-
-def remount(folder: Path, how: str) -> None:
-    def done() -> bool:
-        words = ["mount", "-o", f"remount,{how}", str(folder)]
-        return subprocess.run(words, capture_output=True, check=False).returncode == 0
-
-    # Somebody may be writing a file at this moment.
-    eventually(done, describe=f"remount of {folder}")
-
-
-# --- what is looked at -------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def new_carol(immich: ImmichDatabase, roots: Roots, tmp_path: Path) -> Callable[..., PhotoHouse]:
-    """Return a function that makes carol's house once its roots are what they should be.
-
-    Only notifications and back-off bring a key: the sweep is an hour away.
-    """
-
-    def make(**extra: str) -> PhotoHouse:
-        made = photo_house(immich, roots, tmp_path, {"RECONCILE_INTERVAL_SECONDS": "3600", **extra})
-        made.house.install_triggers()
-        return made
-
-    return make
+    """Return a function that makes carol's house once its roots are what they should be."""
+    return partial(evented_house, immich, roots, tmp_path)
 
 
 @pytest.fixture
 def carol(new_carol: Callable[..., PhotoHouse]) -> PhotoHouse:
     return new_carol()
-
-
-def prepared(carol: PhotoHouse, count: int, *, start: int = 0) -> list[Photo]:
-    """Return photos whose files are there and whose rows are not."""
-    photos = carol.plan(count, start=start)
-    for photo in photos:
-        write_files(photo)
-    return photos
-
-
-def moved(photo: Photo, original: Path) -> Photo:
-    """Return the same planned photo with its original elsewhere."""
-    return replace(photo, original=original)
-
-
-def failed(carol: PhotoHouse, photo: Photo, words: str, process: Process) -> str:
-    """Wait until this photo's failure is on record with these words; returns the whole reason."""
-
-    def told() -> bool:
-        return words in carol.failures().get(photo.id, ("", 0))[0]
-
-    eventually(told, within=HEALS_WITHIN, describe=lambda: f"{carol.failures()}\n{process.output[-3000:]}")
-    return carol.failures()[photo.id][0]
-
-
-def healed(carol: PhotoHouse, copies: int, process: Process, *, mixed: int = 0) -> None:
-    """Wait until all is as it should be, by itself, with so many copies and no failure left.
-
-    mixed: how many files are no hardlinks though others are: the judge cannot see why.
-    """
-    eventually(
-        lambda: carol.copies() == copies and not carol.failures(),
-        within=HEALS_WITHIN,
-        describe=lambda: f"{carol.copies()} copies, {carol.failures()}\n{process.output[-3000:]}",
-    )
-    if mixed:
-        eventually(lambda: len(carol.house.verify().differences) == mixed, describe=carol.house.verify)
-        assert {difference.rule for difference in carol.house.verify().differences} == {"file.inode"}
-    else:
-        assert carol.house.settled().copies == copies
-    assert halves(carol) == []
-    assert process.popen.poll() is None
-    assert "Traceback" not in process.output
-
-
-def halves(carol: PhotoHouse) -> list[Path]:
-    return [path for root in (carol.house.roots.media, carol.house.roots.external) for path in root.rglob("*.partial")]
-
-
-def counted(process: Process, how: str) -> float:
-    lines = process.get("/metrics").text.splitlines()
-    return sum(float(line.split()[-1]) for line in lines if f'files_total{{how="{how}"}}' in line)
 
 
 # --- full, read-only, forbidden ----------------------------------------------------------------------------
@@ -299,12 +175,6 @@ def give(root: Path, user: int, group: int, *, folders: int = 0o750, files: int 
             path.chmod(folders if path.is_dir() else files)
 
 
-def look(*roots: Path) -> dict[Path, tuple[int, int, int]]:
-    """Return mode, owner and group of everything below these folders."""
-    found = {path: path.lstat() for root in roots for path in (root, *root.rglob("*"))}
-    return {path: (stat.S_IMODE(at.st_mode), at.st_uid, at.st_gid) for path, at in found.items()}
-
-
 def test_what_root_makes_has_the_owner_and_mode_of_its_neighbours(
     new_carol: Callable[..., PhotoHouse], roots: Roots
 ) -> None:
@@ -409,162 +279,6 @@ def test_a_file_that_has_all_the_links_it_may_have_is_copied(
             carol.rows([photo])
             healed(carol, 1, process, mixed=1)
             assert (counted(process, "copy"), counted(process, "hardlink")) == (1, 1)
-
-
-# --- not mounted -------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def away(folder: Path, how: str) -> Iterator[None]:
-    """Let a folder be away: empty in its place, or nothing at all."""
-    hidden = folder.with_name(f"{folder.name}-is-away")
-    folder.rename(hidden)
-    try:
-        if how == "empty":
-            folder.mkdir()
-        yield
-        if how == "empty":
-            # Fails if somebody has made something in it.
-            folder.rmdir()
-    finally:
-        if not folder.exists():
-            hidden.rename(folder)
-
-
-def paused(process: Process, words: str) -> None:
-    """Wait until the job says that it pauses: by its readiness, its metric and its log."""
-    eventually(lambda: process.metric("paused") >= 1, within=HEALS_WITHIN, describe=lambda: process.output[-3000:])
-    answer = process.get("/readyz")
-    assert answer.status_code == 503
-    assert words in answer.text
-    assert "a folder is not mounted" in process.output
-    assert words in process.output
-    assert process.get("/healthz").status_code == 200
-
-
-@pytest.mark.parametrize(("which", "how"), [("media", "gone"), ("external", "empty"), ("photos", "empty")])
-def test_a_folder_that_is_not_mounted_is_not_read_as_all_deleted(
-    carol: PhotoHouse, roots: Roots, which: str, how: str
-) -> None:
-    folder = {"media": roots.media, "external": roots.external, "photos": carol.folder}[which]
-    photos = carol.add(4)
-    (new,) = carol.plan(1, start=100)
-    with contextlib.ExitStack() as later:
-        with carol.house.running() as process:
-            healed(carol, 4, process)
-            before = look(roots.media, roots.external)
-            kept = copies_but_of(carol, photos[0])
-            later.enter_context(away(folder, how))
-            # Work comes: a new photo, one whose copy must go, and a look at everything.
-            carol.house.query("UPDATE asset SET visibility = 'locked' WHERE id = %s", photos[0].id)
-            carol.rows([new])
-            carol.house.sweep()
-            paused(process, str(roots.media / "thumbs" if which == "media" else folder))
-            assert carol.copies() == 4
-        # One that starts now changes nothing either, nor does who reconciles by hand.
-        if how == "gone":
-            done = carol.house.command("reconcile")
-            assert done.returncode == 2, done.stdout
-            assert "mount it as in Immich's server" in done.stderr
-        with carol.house.running(ready=False) as process:
-            paused(process, "mount it as in Immich's server")
-            assert carol.copies() == 4
-            assert carol.failures() == {}
-            carol.house.query("DELETE FROM asset WHERE id = %s", new.id)
-            later.close()
-            process.wait_ready()
-            assert process.metric("paused") == 0
-            healed(carol, 3, process)
-    assert look(roots.media, roots.external).keys() <= before.keys(), "something was made that nobody needs"
-    assert copies_but_of(carol, photos[0]) == kept, "the copies were made anew"
-
-
-def copies_but_of(carol: PhotoHouse, photo: Photo) -> list[tuple[object, ...]]:
-    """Return the copies of all other photos, with the moment they were made."""
-    return carol.house.query(
-        'SELECT map.target_asset_id, map.synced_at, copy."updateId"'
-        " FROM _face_sync_asset_map AS map JOIN asset AS copy ON copy.id = map.target_asset_id"
-        " WHERE map.source_asset_id <> %s ORDER BY 1",
-        photo.id,
-    )
-
-
-def test_a_disk_that_is_unmounted_under_the_running_listener_comes_back(
-    new_carol: Callable[..., PhotoHouse], roots: Roots, tmp_path: Path
-) -> None:
-    real = tmp_path / "disk"
-    real.mkdir()
-    with mounted(roots.media, "--bind", str(real)):
-        carol = new_carol()
-        photos = carol.add(3)
-        with carol.house.running() as process:
-            healed(carol, 3, process)
-            _unmount(roots.media)
-            # Without any work, too.
-            paused(process, str(roots.media / "thumbs"))
-            carol.house.query("DELETE FROM asset WHERE id = %s", photos[1].id)
-            assert carol.copies() == 3
-            assert list(roots.media.iterdir()) == []
-            _mount(roots.media, "--bind", str(real))
-            process.wait_ready()
-            healed(carol, 2, process)
-
-
-def test_where_immich_left_a_mark_the_mark_decides(carol: PhotoHouse, roots: Roots) -> None:
-    """Somebody has written into the empty mount point: it is not empty, and still not the disk."""
-    flags = '{"mountChecks": {"thumbs": true, "upload": true, "profile": true}}'
-    carol.house.query("INSERT INTO system_metadata (key, value) VALUES ('system-flags', %s::jsonb)", flags)
-    photos = carol.add(2)
-    for folder in ("thumbs", "upload"):
-        (roots.media / folder).mkdir(exist_ok=True)
-        (roots.media / folder / ".immich").touch()
-    with carol.house.running() as process:
-        healed(carol, 2, process)
-        mark = roots.media / "thumbs" / ".immich"
-        mark.unlink()
-        carol.house.query("DELETE FROM asset WHERE id = %s", photos[0].id)
-        paused(process, str(mark))
-        assert carol.copies() == 2
-        mark.touch()
-        process.wait_ready()
-        healed(carol, 1, process)
-
-
-def test_what_the_folders_lead_to_is_judged_again_when_they_are_back(carol: PhotoHouse, roots: Roots) -> None:
-    """Behind an empty mount point lies a target prefix that leads to the source's originals, which need the guard."""
-    prefix = Path(carol.house.jobs[0].target_path_prefix)
-    prefix.symlink_to(carol.folder)
-    carol.add(2)
-    carol.house.install_triggers()
-    with away(roots.external, "empty"):
-        # Nobody can see now that the guard is needed: it stays.
-        carol.house.install_triggers()
-        ((guard,),) = carol.house.query("SELECT tgname FROM pg_trigger WHERE tgname LIKE '%%guard%%'")
-        carol.house.query(f'DROP TRIGGER "{guard}" ON asset')
-        process = carol.house.start()
-        paused(process, str(roots.external))
-    try:
-        eventually(
-            lambda: "trying again" in process.output and "triggers install" in process.output,
-            within=HEALS_WITHIN,
-            describe=lambda: process.output[-3000:],
-        )
-        assert carol.copies() == 0
-        carol.house.install_triggers()
-        process.wait_ready()
-        eventually(lambda: carol.copies() == 2, within=HEALS_WITHIN, describe=lambda: process.output[-3000:])
-    finally:
-        process.end()
-
-
-def test_no_link_is_made_where_the_external_root_is_away(roots: Roots) -> None:
-    """The last wall: the root goes away between a look at it and the link."""
-    job_prefix = roots.external / "shared" / "bob"
-    links = OriginalLinks(Layout(roots.media, roots.external), str(job_prefix))
-    roots.external.rmdir()
-    with pytest.raises(FileProblemError, match="is not there: mount it"):
-        links.link(str(job_prefix / "2024" / "IMG.jpg"), "/elsewhere/IMG.jpg")
-    assert not roots.external.exists()
 
 
 # --- names at the limits -----------------------------------------------------------------------------------

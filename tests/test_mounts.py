@@ -1,6 +1,9 @@
-"""A folder that comes with its first photo, just while somebody looks, is not one whose disk is away."""
+"""A folder that is not mounted is not read as "everything was deleted": the job pauses until it is back."""
 
 import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -9,18 +12,177 @@ import pytest
 from listener import mounts
 from listener.database import connect
 from listener.immich.layout import Layout
-from tests.conftest import ImmichDatabase, Roots, eventually_async
-from tests.photos import PhotoHouse, photo_house
+from listener.sync.files import FileProblemError, OriginalLinks
+from tests.conftest import ImmichDatabase, Roots, eventually, eventually_async
+from tests.disks import HEALS_WITHIN, healed, look, mount, mounted, unmount
+from tests.house import Process
+from tests.photos import Photo, PhotoHouse, evented_house
 
 WAITING = "SELECT FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = %s)"
 
 
 @pytest.fixture
-def carol(immich: ImmichDatabase, roots: Roots, tmp_path: Path) -> PhotoHouse:
-    made = photo_house(immich, roots, tmp_path)
-    made.house.install_triggers()
-    made.folder.rmdir()
-    return made
+def new_carol(immich: ImmichDatabase, roots: Roots, tmp_path: Path) -> Callable[..., PhotoHouse]:
+    """Return a function that makes carol's house once its roots are what they should be."""
+    return partial(evented_house, immich, roots, tmp_path)
+
+
+@pytest.fixture
+def carol(new_carol: Callable[..., PhotoHouse]) -> PhotoHouse:
+    return new_carol()
+
+
+@contextlib.contextmanager
+def away(folder: Path, how: str) -> Iterator[None]:
+    """Let a folder be away: empty in its place, or nothing at all."""
+    hidden = folder.with_name(f"{folder.name}-is-away")
+    folder.rename(hidden)
+    try:
+        if how == "empty":
+            folder.mkdir()
+        yield
+        if how == "empty":
+            # Fails if somebody has made something in it.
+            folder.rmdir()
+    finally:
+        if not folder.exists():
+            hidden.rename(folder)
+
+
+def paused(process: Process, words: str) -> None:
+    """Wait until the job says that it pauses: by its readiness, its metric and its log."""
+    eventually(lambda: process.metric("paused") >= 1, within=HEALS_WITHIN, describe=lambda: process.output[-3000:])
+    answer = process.get("/readyz")
+    assert answer.status_code == 503
+    assert words in answer.text
+    assert "a folder is not mounted" in process.output
+    assert words in process.output
+    assert process.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(("which", "how"), [("media", "gone"), ("external", "empty"), ("photos", "empty")])
+def test_a_folder_that_is_not_mounted_is_not_read_as_all_deleted(
+    carol: PhotoHouse, roots: Roots, which: str, how: str
+) -> None:
+    folder = {"media": roots.media, "external": roots.external, "photos": carol.folder}[which]
+    photos = carol.add(4)
+    (new,) = carol.plan(1, start=100)
+    with contextlib.ExitStack() as later:
+        with carol.house.running() as process:
+            healed(carol, 4, process)
+            before = look(roots.media, roots.external)
+            kept = copies_but_of(carol, photos[0])
+            later.enter_context(away(folder, how))
+            # Work comes: a new photo, one whose copy must go, and a look at everything.
+            carol.house.query("UPDATE asset SET visibility = 'locked' WHERE id = %s", photos[0].id)
+            carol.rows([new])
+            carol.house.sweep()
+            paused(process, str(roots.media / "thumbs" if which == "media" else folder))
+            assert carol.copies() == 4
+        # One that starts now changes nothing either, nor does who reconciles by hand.
+        if how == "gone":
+            done = carol.house.command("reconcile")
+            assert done.returncode == 2, done.stdout
+            assert "mount it as in Immich's server" in done.stderr
+        with carol.house.running(ready=False) as process:
+            paused(process, "mount it as in Immich's server")
+            assert carol.copies() == 4
+            assert carol.failures() == {}
+            carol.house.query("DELETE FROM asset WHERE id = %s", new.id)
+            later.close()
+            process.wait_ready()
+            assert process.metric("paused") == 0
+            healed(carol, 3, process)
+    assert look(roots.media, roots.external).keys() <= before.keys(), "something was made that nobody needs"
+    assert copies_but_of(carol, photos[0]) == kept, "the copies were made anew"
+
+
+def copies_but_of(carol: PhotoHouse, photo: Photo) -> list[tuple[object, ...]]:
+    """Return the copies of all other photos, with the moment they were made."""
+    return carol.house.query(
+        'SELECT map.target_asset_id, map.synced_at, copy."updateId"'
+        " FROM _face_sync_asset_map AS map JOIN asset AS copy ON copy.id = map.target_asset_id"
+        " WHERE map.source_asset_id <> %s ORDER BY 1",
+        photo.id,
+    )
+
+
+def test_a_disk_that_is_unmounted_under_the_running_listener_comes_back(
+    new_carol: Callable[..., PhotoHouse], roots: Roots, tmp_path: Path
+) -> None:
+    real = tmp_path / "disk"
+    real.mkdir()
+    with mounted(roots.media, "--bind", str(real)):
+        carol = new_carol()
+        photos = carol.add(3)
+        with carol.house.running() as process:
+            healed(carol, 3, process)
+            unmount(roots.media)
+            # Without any work, too.
+            paused(process, str(roots.media / "thumbs"))
+            carol.house.query("DELETE FROM asset WHERE id = %s", photos[1].id)
+            assert carol.copies() == 3
+            assert list(roots.media.iterdir()) == []
+            mount(roots.media, "--bind", str(real))
+            process.wait_ready()
+            healed(carol, 2, process)
+
+
+def test_where_immich_left_a_mark_the_mark_decides(carol: PhotoHouse, roots: Roots) -> None:
+    """Somebody has written into the empty mount point: it is not empty, and still not the disk."""
+    flags = '{"mountChecks": {"thumbs": true, "upload": true, "profile": true}}'
+    carol.house.query("INSERT INTO system_metadata (key, value) VALUES ('system-flags', %s::jsonb)", flags)
+    photos = carol.add(2)
+    for folder in ("thumbs", "upload"):
+        (roots.media / folder).mkdir(exist_ok=True)
+        (roots.media / folder / ".immich").touch()
+    with carol.house.running() as process:
+        healed(carol, 2, process)
+        mark = roots.media / "thumbs" / ".immich"
+        mark.unlink()
+        carol.house.query("DELETE FROM asset WHERE id = %s", photos[0].id)
+        paused(process, str(mark))
+        assert carol.copies() == 2
+        mark.touch()
+        process.wait_ready()
+        healed(carol, 1, process)
+
+
+def test_what_the_folders_lead_to_is_judged_again_when_they_are_back(carol: PhotoHouse, roots: Roots) -> None:
+    """Behind an empty mount point lies a target prefix that leads to the source's originals, which need the guard."""
+    prefix = Path(carol.house.jobs[0].target_path_prefix)
+    prefix.symlink_to(carol.folder)
+    carol.add(2)
+    carol.house.install_triggers()
+    with away(roots.external, "empty"):
+        # Nobody can see now that the guard is needed: it stays.
+        carol.house.install_triggers()
+        ((guard,),) = carol.house.query("SELECT tgname FROM pg_trigger WHERE tgname LIKE '%%guard%%'")
+        carol.house.query(f'DROP TRIGGER "{guard}" ON asset')
+        process = carol.house.start()
+        paused(process, str(roots.external))
+    try:
+        eventually(
+            lambda: "trying again" in process.output and "triggers install" in process.output,
+            within=HEALS_WITHIN,
+            describe=lambda: process.output[-3000:],
+        )
+        assert carol.copies() == 0
+        carol.house.install_triggers()
+        process.wait_ready()
+        eventually(lambda: carol.copies() == 2, within=HEALS_WITHIN, describe=lambda: process.output[-3000:])
+    finally:
+        process.end()
+
+
+def test_no_link_is_made_where_the_external_root_is_away(roots: Roots) -> None:
+    """The last wall: the root goes away between a look at it and the link."""
+    job_prefix = roots.external / "shared" / "bob"
+    links = OriginalLinks(Layout(roots.media, roots.external), str(job_prefix))
+    roots.external.rmdir()
+    with pytest.raises(FileProblemError, match="is not there: mount it"):
+        links.link(str(job_prefix / "2024" / "IMG.jpg"), "/elsewhere/IMG.jpg")
+    assert not roots.external.exists()
 
 
 @pytest.mark.parametrize("made", [True, False])
@@ -30,6 +192,7 @@ async def test_a_folder_made_between_the_look_at_it_and_the_look_at_the_rows(
     (photo,) = carol.plan(1)
     job = carol.house.jobs[0]
     carol.rows([photo])
+    await asyncio.to_thread(carol.folder.rmdir)
     # The question to the rows has to wait: this is the moment.
     with psycopg.connect(carol.house.immich.conninfo) as immich:
         immich.execute("LOCK TABLE asset")

@@ -9,54 +9,28 @@ original, and the mark goes. After a crash at any point the key does the rest.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
-import psycopg
-
 from listener.database import Connection, fetch, query, uuids
 from listener.immich.api import Features
-from listener.immich.catalog import MAYBE_CHANGED, Catalog, refuse_changed
+from listener.immich.catalog import Catalog
 from listener.immich.layout import Layout, RefusedPathError
 from listener.ops import logs
 from listener.ops.metrics import Metrics
 from listener.settings import Job
-from listener.sync.assets import Rows, TooSlowError, WantedCopy, Written
+from listener.sync.assets import Rows, WantedCopy, Written
 from listener.sync.files import FileProblemError, LinkMode, OriginalLinks, remove_files
 from listener.sync.marks import left_if_cut_off, to_the_end
-from listener.sync.people import GoneError, Person
+from listener.sync.outcome import Outcome, halving, record
+from listener.sync.people import Person
 from listener.sync.placing import Failure, Placer
 from listener.sync.plan import Planner, Sorted, Source, batch_params, by_source, job_params, sort
 from listener.sync.removal import remove, remove_all_files
 
 log = logs.get("reconciler")
-
-# Another transaction was in the way: the same again may do.
-_AGAIN = (
-    psycopg.errors.DeadlockDetected,
-    psycopg.errors.SerializationFailure,
-    psycopg.errors.LockNotAvailable,
-    GoneError,
-)
-_ATTEMPTS = 3
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What one batch did. ``failed`` has source ids, or person ids; they are to be tried again later.
-
-    changed: sources whose copies their users deleted or edited while the batch was in hand.
-    """
-
-    made: list[UUID] = field(default_factory=list)
-    kept: int = 0
-    removed: int = 0
-    waiting: dict[UUID, str] = field(default_factory=dict)
-    failed: dict[UUID, Failure] = field(default_factory=dict)
-    failed_people: dict[UUID, Failure] = field(default_factory=dict)
-    changed: set[UUID] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,20 +86,21 @@ class Reconciler:
         """
         outcome = Outcome()
         work = lambda some: self._assets(connection, job, some, outcome)  # noqa: E731 - twice the same
-        await self._halving(connection, ids, outcome.failed, work)
+        await halving(connection, self.catalog, ids, outcome.failed, work)
         if outcome.changed:
             changed, outcome.changed = list(outcome.changed), set()
-            await self._halving(connection, changed, outcome.failed, work)
+            await halving(connection, self.catalog, changed, outcome.failed, work)
             outcome.failed |= dict.fromkeys(outcome.changed, Failure("lock", "its copy changed again and again"))
         if outcome.failed:
-            await self._record(connection, job, outcome.failed)
+            await record(connection, job, outcome.failed, self.metrics, self.limited)
         return outcome
 
     async def people(self, connection: Connection, job: Job, ids: Sequence[UUID]) -> Outcome:
         """Bring the mirrors of these people to what they should be; those that no face needs go."""
         outcome = Outcome()
-        await self._halving(
+        await halving(
             connection,
+            self.catalog,
             ids,
             outcome.failed_people,
             lambda some: self._settle_people(connection, job, set(some), outcome),
@@ -140,35 +115,6 @@ class Reconciler:
         outcome = Outcome()
         await self._remove(connection, job, self.links(job), orphans, outcome)
         return outcome
-
-    async def _halving(
-        self,
-        connection: Connection,
-        ids: Sequence[UUID],
-        failed: dict[UUID, Failure],
-        work: Callable[[Sequence[UUID]], Awaitable[None]],
-    ) -> None:
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                await work(ids)
-            except _AGAIN as error:
-                if attempt == _ATTEMPTS:
-                    failed |= dict.fromkeys(ids, Failure("lock", f"the database is busy: {_words(error)}"))
-                    return
-            except (psycopg.Error, TooSlowError, FileProblemError, OSError) as error:
-                if connection.closed or connection.broken:
-                    raise
-                if isinstance(error, MAYBE_CHANGED):
-                    await refuse_changed(connection, self.catalog)
-                if len(ids) == 1:
-                    failed[ids[0]] = _failure(error)
-                    return
-                middle = len(ids) // 2
-                await self._halving(connection, ids[:middle], failed, work)
-                await self._halving(connection, ids[middle:], failed, work)
-                return
-            else:
-                return
 
     async def _assets(self, connection: Connection, job: Job, ids: Sequence[UUID], outcome: Outcome) -> None:
         sources = await self.planner.sources(connection, job, ids, self.features, self.ml_wait)
@@ -367,45 +313,7 @@ class Reconciler:
         async with self.rows.phones.writing(connection, job, deletes=True):
             await self.rows.people.drop(connection, job, [id_ for id_, _ in empty if id_ not in failed])
 
-    async def _record(self, connection: Connection, job: Job, outcome_failed: dict[UUID, Failure]) -> None:
-        """Record failures with their reasons; a busy database is none, and is only tried again."""
-        failed = {id_: failure for id_, failure in outcome_failed.items() if failure.kind != "lock"}
-        if len(failed) < len(outcome_failed):
-            self.metrics.failures.labels(job=job.name, reason="lock").inc(len(outcome_failed) - len(failed))
-            self.limited.warning("the database is busy: photos are tried again", job=job.name)
-        if not failed:
-            return
-        reasons = [failure.text for failure in failed.values()]
-        try:
-            await connection.execute(
-                query("rows", "failed"), {"job": job.name, "sources": uuids(failed), "reasons": reasons}
-            )
-        except psycopg.Error as error:
-            if connection.closed or connection.broken:
-                raise
-            # The disk may be full for our own tables, too: the log has the reasons, and all are tried again.
-            self.limited.warning("why photos failed could not be noted", job=job.name, reason=_words(error))
-        for source_id, failure in failed.items():
-            self.metrics.failures.labels(job=job.name, reason=failure.kind).inc()
-            log.warning(
-                "photo could not be shared, it is tried again", asset=source_id, job=job.name, reason=failure.text
-            )
-
 
 def _with_thumbnail(people: Sequence[Person]) -> frozenset[UUID]:
     """Return those whose thumbnail was placed: if another batch dropped them meanwhile, the file is to go again."""
     return frozenset(person.target_id for person in people if person.task is not None)
-
-
-def _failure(error: psycopg.Error | TooSlowError | FileProblemError | OSError) -> Failure:
-    match error:
-        case FileProblemError():
-            return Failure(error.kind, str(error))
-        case OSError():
-            return Failure("os", f"a file could not be handled: {error}")
-        case _:
-            return Failure("database", f"the database refused the copy: {_words(error)}")
-
-
-def _words(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -25,7 +25,7 @@ from listener.ops import logs
 from listener.ops.metrics import Metrics
 from listener.ownership import Ownership
 from listener.settings import Job, Settings
-from listener.sync.reconciler import Outcome
+from listener.sync.outcome import Outcome
 from listener.tools import verify
 from listener.upkeep import Upkeep
 
