@@ -159,10 +159,19 @@ class Libraries(Jobs):
 
     def delete_for_good(self, *assets: UUID) -> None:
         """Delete assets for good: the status at once, then a job for each."""
+        self.begin_deletion(*assets)
+        self.end_deletion(*assets)
+
+    def begin_deletion(self, *assets: UUID) -> None:
+        """Do what answers the click: the assets get the status of deleted ones."""
         moment = files.now()
         self.rows.execute(update("asset", *({"id": a, "deletedAt": moment, "status": "deleted"} for a in assets)))
+
+    def end_deletion(self, *assets: UUID) -> None:
+        """Do the job of each deleted asset, which ends at once where it is gone by then."""
         for asset in assets:
-            self._remove(asset)
+            if self.rows.where("asset", id=asset):
+                self._remove(asset)
 
     def empty_trash(self) -> None:
         """Delete for good all that the acting user has in the trash."""

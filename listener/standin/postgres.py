@@ -34,7 +34,7 @@ _SOCKET_NAME = ".s.PGSQL.5432"
 _PR_SET_PDEATHSIG = 1
 
 # What makes a throw-away server fast: it may lose everything in a power cut.
-_VOLATILE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "autovacuum_naptime=600")
+_VOLATILE = ("fsync=off", "full_page_writes=off", "autovacuum_naptime=600")
 
 
 @contextmanager

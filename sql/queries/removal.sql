@@ -31,12 +31,15 @@ SELECT source_id, %(target_user)s, 'removed by target' FROM unnest(%(sources)s::
 ON CONFLICT (source_asset_id, target_user_id) DO UPDATE SET reason = excluded.reason, other_asset_id = NULL
 
 -- name: respect_trashed
--- Copies that their user had thrown away when their sources went: they do not come back with the source.
+-- Copies that their user had thrown away when their sources went, or deleted for good at this very moment: they do not
+-- come back with the source.
 INSERT INTO public._face_sync_skipped AS known (source_asset_id, target_user_id, reason)
 SELECT batch.source_id, %(target_user)s, 'removed by target'
 FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
-JOIN asset AS copy ON copy.id = batch.target_id AND copy.status <> 'active'
-WHERE EXISTS (SELECT FROM asset AS source WHERE source.id = batch.source_id)
+JOIN public._face_sync_asset_map AS map ON map.target_asset_id = batch.target_id
+LEFT JOIN asset AS copy ON copy.id = batch.target_id
+WHERE copy.status IS DISTINCT FROM 'active'
+  AND EXISTS (SELECT FROM asset AS source WHERE source.id = batch.source_id)
 ON CONFLICT (source_asset_id, target_user_id) DO UPDATE SET reason = excluded.reason, other_asset_id = NULL
 
 -- name: skip_doubles

@@ -238,17 +238,14 @@ class Neighbours(RuleBasedStateMachine):
         if not pool:
             return False
         source = pool[pick % len(pool)]
-        if change == "delete":
-            own.actor.delete_for_good(copies[source])
-            own.forget(source)
-            own.deleted_copies.add(source)
-            return True
         with psycopg.connect(self.home.immich.conninfo) as holder:
             # The listener may be about to remove it, since the other has just taken the photo away: one who clicks
             # then is told by Immich that it is gone. Who was faster is settled before anything is noted.
             held = holder.execute("SELECT FROM asset WHERE id = %s FOR KEY SHARE", [copies[source]]).rowcount
             if held:
                 self.change_copy(own, source, copies[source], pick, change)
+        if held and change == "delete":
+            own.actor.end_deletion(copies[source])
         return bool(held)
 
     def change_copy(self, own: Own, source: UUID, copy: UUID, pick: int, change: str) -> None:
@@ -277,6 +274,10 @@ class Neighbours(RuleBasedStateMachine):
             case "restore":
                 actor.restore(copy)
                 own.trashed_copies.discard(source)
+            case "delete":
+                actor.begin_deletion(copy)
+                own.forget(source)
+                own.deleted_copies.add(source)
 
     # --- the listener -----------------------------------------------------------------------------------
 

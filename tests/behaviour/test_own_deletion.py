@@ -3,10 +3,13 @@
 from pathlib import Path
 from uuid import UUID
 
+import psycopg
 import pytest
 
 from tests.behaviour.conftest import Home
 from tests.conftest import eventually
+
+WAITING_FOR = "SELECT pid FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))"
 
 
 def skipped(home: Home) -> dict[object, object]:
@@ -102,3 +105,20 @@ def test_a_copy_deleted_while_its_source_changes_is_not_made_again(home: Home) -
     home.settled()
     assert [home.copy_of(photo) for photo in photos] == [None] * 12
     eventually(lambda: len(skipped(home)) == 12, describe=lambda: skipped(home))
+
+
+@pytest.mark.variant
+def test_a_copy_deleted_just_when_its_source_goes_does_not_come_back_with_it(home: Home) -> None:
+    alice, bob = home.alice, home.bob
+    photo = alice.upload("one.jpg")
+    home.settled()
+    with psycopg.connect(home.immich.conninfo) as deleting:
+        deleting.execute("DELETE FROM asset WHERE id = %s", [home.copied(photo)])
+        alice.trash(photo)
+        eventually(lambda: home.look.execute(WAITING_FOR, [deleting.info.backend_pid]).fetchone())
+    home.settled()
+    alice.restore(photo)
+    home.settled()
+    assert home.copy_of(photo) is None
+    assert skipped(home) == {photo: "removed by target"}
+    assert bob.assets() == []
