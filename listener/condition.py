@@ -95,6 +95,7 @@ class Watch:
         self._readiness = readiness
         self._before = Condition(None, "", "")
         self._begun = False
+        self._unheard_before: str | None = None
 
     async def until_calm(self, connection: Connection, stop: asyncio.Event) -> None:
         """Wait while Immich upgrades or is in maintenance, or until ``stop`` is set. Raises psycopg.Error."""
@@ -117,10 +118,10 @@ class Watch:
                 async with asyncio.timeout(_BUSY_PAUSE):
                     await stop.wait()
 
-    async def begin(self, connection: Connection, catalog: Catalog) -> None:
+    async def begin(self, connection: Connection, catalog: Catalog, *, unheard_before: str | None) -> None:
         """Take what is now as that with which a later look is compared.
 
-        Raises ChangedError if it is not what the catalog was read from, psycopg.Error.
+        unheard_before: see `Ready`. Raises ChangedError if it is not what the catalog was read from, psycopg.Error.
         """
         self._before = await read(connection, self._users)
         if self._before.busy is not None:
@@ -128,6 +129,7 @@ class Watch:
         if self._before.tables != catalog.fingerprint:
             raise ChangedError("Immich's tables have changed")
         self._begun = True
+        self._unheard_before = unheard_before or self._unheard_before
 
     async def look(self, connection: Connection) -> bool:
         """Compare what is now with what was; tell whether a sweep is needed.
@@ -141,4 +143,12 @@ class Watch:
         self._before = replace(
             now, version=now.version or before.version, circumstances=now.circumstances or before.circumstances
         )
+        unheard = self._unheard_before
+        if (
+            unheard is not None
+            and (await fetch(connection, query("condition", "over"), {"transaction": unheard}))[0][0]
+        ):
+            # The first sweep did not see yet what they did.
+            self._unheard_before = None
+            return True
         return None not in {before.circumstances, now.circumstances} and before.circumstances != now.circumstances

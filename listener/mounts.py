@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import psycopg
+
 from listener.database import Connection, fetch, query
 from listener.immich.layout import Layout, empty
 from listener.ops import http, logs
@@ -59,7 +61,10 @@ class Mounts:
 
     async def paused(self, connection: Connection, job: Job) -> bool:
         """Tell whether a job must not be worked on now. Raises MountedAgainError when that is over, psycopg.Error."""
-        words = await missing(connection, job, self._layout, self._marked)
+        try:
+            words = await missing(connection, job, self._layout, self._marked)
+        except psycopg.errors.LockNotAvailable:
+            return job.name in self._away  # the rows tell at the next look
         if words is not None:
             self._pause(job, words)
         elif self._away.pop(job.name, None) is not None:

@@ -38,6 +38,7 @@ _STOP_WITHIN = 3.0
 _CANCEL_WITHIN = 3.0
 _LONGEST_WAIT = 30.0
 _CHANGED_PAUSE = 0.2
+_LOCKED_PAUSE = 5.0
 # Also what PostgreSQL says of a statement: Immich may be in the middle of an upgrade.
 _LOST = (psycopg.Error, channel.SilentError, FencedError, PoolTimeout, OSError)
 
@@ -153,7 +154,7 @@ class Service:
             if self._stop.is_set():
                 return
             ready = self._ready = await startup.prepare(connection, self.settings, self.metrics, self._upkeep)
-            await self._watch.begin(connection, ready.catalog)
+            await self._watch.begin(connection, ready.catalog, unheard_before=ready.unheard_before)
             self._served = True
             self.readiness.met(http.Condition.DATABASE)
             self._ownership.lost()
@@ -230,21 +231,32 @@ class Service:
             await _set_within(self._sweep_now, self.settings.reconcile_interval)
             self._sweep_now.clear()
             asks, self._asks = self._asks, []
-            started = time.monotonic()
-            self._waiting.clear()
-            async with self._pool.connection() as connection:
-                await sweep.tidy(connection)
-                for job in self._ownership.jobs:
-                    await self._sweep_job(ready, connection, job, [ask.id for ask in asks if ask.job == job.identity])
-            self.metrics.sweeps.labels(outcome="done").inc()
-            self.metrics.sweep_duration.observe(time.monotonic() - started)
-            self.metrics.waiting.clear()
-            for name, reasons in self._waiting.items():
-                for reason, count in reasons.items():
-                    self.metrics.waiting.labels(job=name, reason=reason).set(count)
-            if self._ownership.jobs:
-                self.readiness.met(http.Condition.FIRST_SWEEP)
-                log.info("swept", jobs=len(self._ownership.jobs), seconds=round(time.monotonic() - started, 3))
+            try:
+                await self._sweep(ready, asks)
+            except psycopg.errors.LockNotAvailable:
+                # By a migration, for instance. Who asked is answered by the next one.
+                self._asks = asks + self._asks
+                self.metrics.sweeps.labels(outcome="locked").inc()
+                log.warning("a table is locked for longer than we wait: the sweep begins again", pause_s=_LOCKED_PAUSE)
+                await asyncio.sleep(_LOCKED_PAUSE)
+                self._sweep_now.set()
+
+    async def _sweep(self, ready: startup.Ready, asks: list[channel.Ask]) -> None:
+        started = time.monotonic()
+        self._waiting.clear()
+        async with self._pool.connection() as connection:
+            await sweep.tidy(connection)
+            for job in self._ownership.jobs:
+                await self._sweep_job(ready, connection, job, [ask.id for ask in asks if ask.job == job.identity])
+        self.metrics.sweeps.labels(outcome="done").inc()
+        self.metrics.sweep_duration.observe(time.monotonic() - started)
+        self.metrics.waiting.clear()
+        for name, reasons in self._waiting.items():
+            for reason, count in reasons.items():
+                self.metrics.waiting.labels(job=name, reason=reason).set(count)
+        if self._ownership.jobs:
+            self.readiness.met(http.Condition.FIRST_SWEEP)
+            log.info("swept", jobs=len(self._ownership.jobs), seconds=round(time.monotonic() - started, 3))
 
     async def _sweep_job(self, ready: startup.Ready, connection: Connection, job: Job, asks: list[str]) -> None:
         """Name what may need work, a page after the other, and note what is settled. Those who asked hear of it."""

@@ -22,11 +22,16 @@ log = logs.get("startup")
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What works for the catalog that was found."""
+    """What works for the catalog that was found.
+
+    unheard_before: transactions below this id may have changed things before the triggers spoke for our users; None
+    where they spoke for them all along.
+    """
 
     catalog: Catalog
     reconciler: Reconciler
     sweep: Sweep
+    unheard_before: str | None
 
 
 async def prepare(connection: Connection, settings: Settings, metrics: Metrics, upkeep: Upkeep) -> Ready:
@@ -42,7 +47,7 @@ async def prepare(connection: Connection, settings: Settings, metrics: Metrics, 
     if applied:
         log.info("tracking tables are ready", versions=applied)
     users = {user for job in settings.jobs for user in (job.source_user_id, job.target_user_id)}
-    await tracking.set_watched_users(connection, users)
+    unheard_before = await tracking.set_watched_users(connection, users)
     for left in await preflight.leftovers(connection, settings.jobs):
         log.warning(
             "copies belong to no job of the configuration: they are kept. "
@@ -65,4 +70,4 @@ async def prepare(connection: Connection, settings: Settings, metrics: Metrics, 
         ml_wait=settings.ml_wait,
     )
     await recovery.mend_notes(connection, reconciler, settings.jobs)
-    return Ready(catalog, reconciler, Sweep.compose(catalog, (settings.link_mode, features)))
+    return Ready(catalog, reconciler, Sweep.compose(catalog, (settings.link_mode, features)), unheard_before)

@@ -139,12 +139,18 @@ async def write_note(conn: psycopg.AsyncConnection, key: str, value: str) -> Non
             await cursor.execute(queries["write_note"], {"key": key, "value": value})
 
 
-async def set_watched_users(conn: psycopg.AsyncConnection, user_ids: Iterable[UUID]) -> None:
+async def set_watched_users(conn: psycopg.AsyncConnection, user_ids: Iterable[UUID]) -> str | None:
     """Make the users that the triggers speak for exactly these: sources and targets of all jobs.
 
-    One statement. An empty set silences the triggers.
+    An empty set silences the triggers. If users are new in it, returns a transaction id: what a transaction below it
+    did to their photos, the triggers may not have told.
     """
-    await conn.execute(sqlfiles.named_queries(_QUERIES)["set_watched_users"], {"users": sorted(set(user_ids))})
+    queries = sqlfiles.named_queries(_QUERIES)
+    cursor = await conn.execute(queries["set_watched_users"], {"users": sorted(set(user_ids))})
+    if cursor.rowcount == 0:
+        return None
+    row = await (await conn.execute(queries["next_transaction"])).fetchone()
+    return str(row[0]) if row is not None else None
 
 
 @asynccontextmanager

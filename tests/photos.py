@@ -102,6 +102,14 @@ def write_files(photo: Photo) -> None:
 
 def add_rows(conninfo: str, owner: UUID, photos: Sequence[Photo], *, library: UUID | None = None) -> None:
     """Insert the rows of these photos, a statement for each table, in one transaction."""
+    with psycopg.connect(conninfo) as connection:
+        insert_rows(connection, owner, photos, library=library)
+
+
+def insert_rows(
+    connection: psycopg.Connection, owner: UUID, photos: Sequence[Photo], *, library: UUID | None = None
+) -> None:
+    """Insert the rows of these photos in the transaction of a connection."""
     paths = [str(photo.original) for photo in photos]
     params = {
         "owner": owner,
@@ -116,9 +124,8 @@ def add_rows(conninfo: str, owner: UUID, photos: Sequence[Photo], *, library: UU
         "kinds": [kind for _ in photos for kind in ("preview", "thumbnail")],
         "file_paths": [str(path) for photo in photos for path in (photo.preview, photo.thumbnail)],
     }
-    with psycopg.connect(conninfo) as connection:
-        for statement in (_ASSETS, *_CHILDREN):
-            connection.execute(statement.encode(), params)
+    for statement in (_ASSETS, *_CHILDREN):
+        connection.execute(statement.encode(), params)
 
 
 def _photo(roots: Roots, owner: UUID, number: int, folder: Path | None) -> Photo:

@@ -291,7 +291,8 @@ def kill_at_each_point(life: Life, plan: Plan) -> list[str]:
             reached = life.crash_at(label)
         if not reached:
             missed.append(label)
-        if number % QUIET_EVERY == 0:
+        # Not before a point to which the crash just now leads.
+        if number % QUIET_EVERY == 0 and (number == len(plan) or plan[number][1]):
             life.quiet()
     return missed
 

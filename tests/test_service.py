@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tests.conftest import ImmichDatabase, Roots, eventually
 from tests.house import House, add_library, add_user
-from tests.photos import PhotoHouse, photo_house
+from tests.photos import PhotoHouse, insert_rows, photo_house, write_files
 
 STOPS_WITHIN = 5.0
 TAKES_OVER_WITHIN = 25.0
@@ -305,6 +305,20 @@ def test_a_port_that_is_taken_is_told(carol: PhotoHouse) -> None:
         port = process.url.rsplit(":", 1)[1]
         (line,) = refused(carol.with_settings(HTTP_PORT=port).house)
     assert line.startswith("HTTP_PORT: cannot serve")
+
+
+def test_what_was_under_way_before_the_first_start_is_looked_for(carol: PhotoHouse) -> None:
+    """The triggers spoke for nobody when it was written, and the first sweep did not see it yet."""
+    house = carol.with_settings(RECONCILE_INTERVAL_SECONDS="3600").house
+    house.install_triggers()
+    (photo,) = carol.plan(1)
+    write_files(photo)
+    assert house.environment, "asking for it makes the role"
+    with psycopg.connect(house.immich.conninfo) as immich:
+        insert_rows(immich, house.source, [photo], library=carol.library)
+        with house.running() as process:
+            immich.commit()
+            eventually(lambda: carol.copied(photo), within=20, describe=lambda: process.output[-3000:])
 
 
 def test_what_a_trigger_could_not_tell_is_looked_for(carol: PhotoHouse) -> None:

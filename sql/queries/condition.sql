@@ -37,3 +37,7 @@ SELECT coalesce((SELECT value ->> 'isMaintenanceMode' = 'true' FROM system_metad
 
 -- name: set_lock_timeout
 SELECT set_config('lock_timeout', %(milliseconds)s::text, true)
+
+-- name: over
+-- Are all transactions over that had written something when this id was the next one?
+SELECT pg_snapshot_xmin(pg_current_snapshot()) >= %(transaction)s::xid8

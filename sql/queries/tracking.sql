@@ -27,6 +27,10 @@ SELECT value FROM public._face_sync_meta WHERE key = %(key)s
 INSERT INTO public._face_sync_meta AS meta (key, value) VALUES (%(key)s, %(value)s)
 ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE meta.value <> excluded.value
 
+-- name: next_transaction
+-- Every transaction that has written something by now has a smaller id.
+SELECT pg_snapshot_xmax(pg_current_snapshot())::text
+
 -- name: set_watched_users
 -- Exactly this set. Rows that stay are not touched, so that two listeners do not wait for each other.
 WITH gone AS (

@@ -240,13 +240,15 @@ class Neighbours(RuleBasedStateMachine):
         source = pool[pick % len(pool)]
         with psycopg.connect(self.home.immich.conninfo) as holder:
             # The listener may be about to remove it, since the other has just taken the photo away: one who clicks
-            # then is told by Immich that it is gone. Who was faster is settled before anything is noted.
-            held = holder.execute("SELECT FROM asset WHERE id = %s FOR KEY SHARE", [copies[source]]).rowcount
+            # then is told by Immich that it is gone. Who was faster is settled before anything is noted. All of theirs
+            # are held: an album's cover may be any of them.
+            mine = 'SELECT id FROM asset WHERE "ownerId" = %s ORDER BY id FOR KEY SHARE'
+            held = (copies[source],) in holder.execute(mine, [own.actor.user_id]).fetchall()
             if held:
                 self.change_copy(own, source, copies[source], pick, change)
         if held and change == "delete":
             own.actor.end_deletion(copies[source])
-        return bool(held)
+        return held
 
     def change_copy(self, own: Own, source: UUID, copy: UUID, pick: int, change: str) -> None:
         actor = own.actor
