@@ -15,6 +15,7 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
+from listener import tracking
 from listener.database import Connection, fetch, query, statement, uuids
 from listener.immich.catalog import Catalog, ChangedError
 from listener.ops import http, logs
@@ -143,7 +144,9 @@ class Watch:
         self._before = replace(
             now, version=now.version or before.version, circumstances=now.circumstances or before.circumstances
         )
-        unheard = self._unheard_before
+        # Somebody else may have taken them out.
+        unheard = await tracking.add_watched_users(connection, self._users) or self._unheard_before
+        self._unheard_before = unheard
         if (
             unheard is not None
             and (await fetch(connection, query("condition", "over"), {"transaction": unheard}))[0][0]

@@ -145,8 +145,17 @@ async def set_watched_users(conn: psycopg.AsyncConnection, user_ids: Iterable[UU
     An empty set silences the triggers. If users are new in it, returns a transaction id: what a transaction below it
     did to their photos, the triggers may not have told.
     """
+    return await _watch(conn, "set_watched_users", user_ids)
+
+
+async def add_watched_users(conn: psycopg.AsyncConnection, user_ids: Iterable[UUID]) -> str | None:
+    """Make sure that the triggers speak for these users, as before; returns the same."""
+    return await _watch(conn, "add_watched_users", user_ids)
+
+
+async def _watch(conn: psycopg.AsyncConnection, how: str, user_ids: Iterable[UUID]) -> str | None:
     queries = sqlfiles.named_queries(_QUERIES)
-    cursor = await conn.execute(queries["set_watched_users"], {"users": sorted(set(user_ids))})
+    cursor = await conn.execute(queries[how], {"users": sorted(set(user_ids))})
     if cursor.rowcount == 0:
         return None
     row = await (await conn.execute(queries["next_transaction"])).fetchone()

@@ -321,6 +321,21 @@ def test_what_was_under_way_before_the_first_start_is_looked_for(carol: PhotoHou
             eventually(lambda: carol.copied(photo), within=20, describe=lambda: process.output[-3000:])
 
 
+def test_a_set_of_users_that_another_listener_made_its_own_is_made_whole_again(carol: PhotoHouse) -> None:
+    """Each listener makes it that of its own jobs when it starts."""
+    house = carol.with_settings(RECONCILE_INTERVAL_SECONDS="3600").house
+    house.install_triggers()
+    (photo,) = carol.plan(1)
+    write_files(photo)
+    with house.running() as process, psycopg.connect(house.immich.conninfo) as immich:
+        immich.execute("DELETE FROM public._face_sync_watch")
+        insert_rows(immich, house.source, [photo], library=carol.library)
+        immich.commit()
+        eventually(lambda: carol.copied(photo), within=20, describe=lambda: process.output[-3000:])
+        (later,) = carol.add(1, start=1)
+        eventually(lambda: carol.copied(later), describe=lambda: process.output[-3000:])
+
+
 def test_what_a_trigger_could_not_tell_is_looked_for(carol: PhotoHouse) -> None:
     house = carol.house
     house.install_triggers()

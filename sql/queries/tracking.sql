@@ -27,6 +27,13 @@ SELECT value FROM public._face_sync_meta WHERE key = %(key)s
 INSERT INTO public._face_sync_meta AS meta (key, value) VALUES (%(key)s, %(value)s)
 ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE meta.value <> excluded.value
 
+-- name: add_watched_users
+-- Another listener, of other jobs, has made the set its own when it started.
+INSERT INTO public._face_sync_watch (user_id)
+SELECT DISTINCT wanted.user_id FROM unnest(%(users)s::uuid[]) AS wanted (user_id)
+WHERE NOT EXISTS (SELECT FROM public._face_sync_watch AS watched WHERE watched.user_id = wanted.user_id)
+ON CONFLICT (user_id) DO NOTHING
+
 -- name: next_transaction
 -- Every transaction that has written something by now has a smaller id.
 SELECT pg_snapshot_xmax(pg_current_snapshot())::text
