@@ -2,7 +2,7 @@
 
     python -m tests.chaos [--seed N] [--short] [--only NAME ...]
 
-The long form takes about ten minutes and writes docs/reliability.md. The short form has one database for all
+The long form takes about a quarter of an hour and writes docs/reliability.md. The short form has one database for all
 kinds, and is part of the tests. Ends with 1 if there is something in the table that should not be.
 """
 
