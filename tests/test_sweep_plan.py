@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -77,6 +78,11 @@ async def test_no_large_table_is_read_as_a_whole(immich: ImmichDatabase, roots: 
             found = sweep.pages(connection, job, links, album_usable=True, everything=False)
             return [len(page.found) async for page in found]
 
+        # Another job of the same users leaves them to this one.
+        other = replace(job, name="uploads", kind="uploads", source_path_prefix="/data", target_path_prefix="/not/here")
+        named = sweep.pages(connection, other, links, album_usable=True, everything=True)
+        assert [found.key async for page in named for found in page.found if found.key.kind == "asset"] == []
+
         # The large tables have their statistics, the others none yet, as in a new Immich.
         await connection.execute("ANALYZE")
         assert sum(await pages()) == 2 * PHOTOS
@@ -107,11 +113,14 @@ async def _plan(connection: Connection, text: bytes, job: Job) -> dict[str, Any]
         "circumstances": "",
         "uploads": False,
         "source_prefix": job.source_path_prefix,
+        "target_prefix": job.target_path_prefix,
     }
     for place, name in enumerate(names, start=1):
         text = text.replace(f"%({name})s".encode(), f"${place}".encode())
     name = f"pinned_{uuid4().hex}"
-    types = {"uploads": "boolean", "limit": "bigint", "job": "bigint", "source_prefix": "text", "circumstances": "text"}
+    types = {"uploads": "boolean", "limit": "bigint", "job": "bigint"} | dict.fromkeys(
+        ("source_prefix", "target_prefix", "circumstances"), "text"
+    )
     declared = ", ".join(types.get(name, "uuid") for name in names)
     await connection.execute(f"PREPARE {name} ({declared}) AS ".encode() + text)
     given = ", ".join(f"'{values[name]}'" for name in names)

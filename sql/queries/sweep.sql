@@ -27,8 +27,11 @@ WITH page AS MATERIALIZED (
            AND starts_with(asset."originalPath", %(source_prefix)s || '/')
          ORDER BY asset.id LIMIT %(limit)s)
         UNION
+        -- Copies of another job of the same users are that one's to look at. Asked one by one, by the key.
         (SELECT map.source_asset_id FROM public._face_sync_asset_map AS map
          WHERE map.source_asset_id > %(after)s AND map.source_user_id = %(source_user)s AND map.target_user_id = %(target_user)s
+           AND coalesce((SELECT starts_with(copy."originalPath", %(target_prefix)s || '/')
+                         FROM asset AS copy WHERE copy.id = map.target_asset_id), true)
          ORDER BY map.source_asset_id LIMIT %(limit)s)
         UNION
         (SELECT intent.source_asset_id FROM public._face_sync_intent AS intent
