@@ -2,7 +2,8 @@
 
 A key is the id of an asset or a person and nothing more. Equal keys fold into one; a key that is being worked
 on is never handed out twice, and is worked on again if it was named meanwhile; a key that failed comes back
-after a pause that doubles up to an hour. Keys from notifications go before those from a sweep.
+after a pause that doubles up to an hour. Keys from notifications go before those from a sweep, but not for ever: where
+notifications do not end, every ninth batch is a sweep's.
 
 It lives in one event loop and needs no locks.
 """
@@ -18,6 +19,8 @@ from uuid import UUID
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 3600.0
+# Batches of notifications that may go before keys of a sweep, one after the other.
+MOST_BEFORE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class WorkQueue:
         self._pausing: dict[Key, int] = {}
         self._tries: dict[Key, int] = {}
         self._counter = 0
+        self._before_slow = 0
         self._changed = asyncio.Event()
 
     @property
@@ -90,7 +94,7 @@ class WorkQueue:
         """Wait for keys and return up to ``limit``: all from notifications, or all from sweeps."""
         while True:
             self._wake()
-            lane = self._urgent or self._slow
+            lane = self._lane()
             if lane:
                 keys = {key: lane.pop(key) for key in list(lane)[:limit]}
                 self._in_hand.update(keys)
@@ -103,6 +107,14 @@ class WorkQueue:
                     await self._changed.wait()
             except TimeoutError:
                 continue
+
+    def _lane(self) -> dict[Key, float | None]:
+        """Return the keys whose turn it is."""
+        if self._urgent and (not self._slow or self._before_slow < MOST_BEFORE):
+            self._before_slow += bool(self._slow)
+            return self._urgent
+        self._before_slow = 0
+        return self._slow
 
     def done(self, batch: Batch, failed: Iterable[Key] = ()) -> None:
         """Give a batch back. ``failed`` pause and come again; they need not be of the batch."""

@@ -125,6 +125,18 @@ async def test_changes_go_before_a_sweep_and_never_in_one_batch_with_it(queue: W
     assert list((await take(queue)).keys) == [A, B]
 
 
+async def test_changes_without_end_do_not_keep_a_sweep_waiting(queue: WorkQueue) -> None:
+    queue.add([key(0)], urgent=False)
+    taken: list[Key] = []
+    for number in range(1, 12):
+        queue.add([key(number)])
+        batch = await queue.take(10)
+        taken += batch.keys
+        queue.done(batch)
+    assert key(0) in taken
+    assert key(11) in taken, "and then it is the turn of changes again"
+
+
 async def test_a_change_overtakes_the_sweep_that_named_its_key_before(queue: WorkQueue) -> None:
     queue.add([A, B, C], urgent=False)
     queue.add([C])
