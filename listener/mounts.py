@@ -27,6 +27,7 @@ EVERY = 2.0
 """How often the folders are looked at while there is no work, in seconds."""
 _MARK = ".immich"
 _THUMBS = "thumbs"
+_UNKNOWN = "a folder is empty or not there, and a lock on Immich's tables keeps us from asking what should be in it"
 # Folders of the media root that a job reads or writes in.
 _GENERATED = (_THUMBS, "encoded-video")
 _UPLOADED = ("upload", "library")
@@ -64,7 +65,7 @@ class Mounts:
         try:
             words = await missing(connection, job, self._layout, self._marked)
         except psycopg.errors.LockNotAvailable:
-            return job.name in self._away  # the rows tell at the next look
+            words = _UNKNOWN
         if words is not None:
             self._pause(job, words)
         elif self._away.pop(job.name, None) is not None:

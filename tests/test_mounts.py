@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -12,24 +11,20 @@ import pytest
 from listener import mounts
 from listener.database import connect
 from listener.immich.layout import Layout
+from listener.ops.http import Readiness
+from listener.ops.metrics import Metrics
 from listener.sync.files import FileProblemError, OriginalLinks
 from tests.conftest import ImmichDatabase, Roots, eventually, eventually_async
 from tests.disks import HEALS_WITHIN, healed, look, mount, mounted, unmount
 from tests.house import Process
-from tests.photos import Photo, PhotoHouse, evented_house
+from tests.photos import Photo, PhotoHouse, evented_house, write_files
 
 WAITING = "SELECT FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = %s)"
 
 
 @pytest.fixture
-def new_carol(immich: ImmichDatabase, roots: Roots, tmp_path: Path) -> Callable[..., PhotoHouse]:
-    """Return a function that makes carol's house once its roots are what they should be."""
-    return partial(evented_house, immich, roots, tmp_path)
-
-
-@pytest.fixture
-def carol(new_carol: Callable[..., PhotoHouse]) -> PhotoHouse:
-    return new_carol()
+def carol(immich: ImmichDatabase, roots: Roots, tmp_path: Path) -> PhotoHouse:
+    return evented_house(immich, roots, tmp_path)
 
 
 @contextlib.contextmanager
@@ -108,12 +103,12 @@ def copies_but_of(carol: PhotoHouse, photo: Photo) -> list[tuple[object, ...]]:
 
 
 def test_a_disk_that_is_unmounted_under_the_running_listener_comes_back(
-    new_carol: Callable[..., PhotoHouse], roots: Roots, tmp_path: Path
+    immich: ImmichDatabase, roots: Roots, tmp_path: Path
 ) -> None:
     real = tmp_path / "disk"
     real.mkdir()
     with mounted(roots.media, "--bind", str(real)):
-        carol = new_carol()
+        carol = evented_house(immich, roots, tmp_path)
         photos = carol.add(3)
         with carol.house.running() as process:
             healed(carol, 3, process)
@@ -215,3 +210,22 @@ async def _waits(conninfo: str, database: str) -> bool:
     async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
         cursor = await connection.execute(WAITING, [database])
         return await cursor.fetchone() is not None
+
+
+async def test_while_the_rows_cannot_be_asked_an_empty_folder_is_not_worked_on(carol: PhotoHouse, roots: Roots) -> None:
+    (photo,) = carol.plan(1)
+    job = carol.house.jobs[0]
+    carol.rows([photo])
+    await asyncio.to_thread(carol.folder.rmdir)
+    looking = mounts.Mounts(Layout(roots.media, roots.external), Metrics(), Readiness())
+    async with await connect(carol.house.immich.conninfo) as connection:
+        await connection.execute("SET lock_timeout = 100")
+        with psycopg.connect(carol.house.immich.conninfo) as migration:
+            migration.execute("LOCK TABLE asset")
+            assert await looking.paused(connection, job)
+        await asyncio.to_thread(carol.folder.mkdir)
+        await asyncio.to_thread((carol.folder / "one").touch)
+        await asyncio.to_thread(write_files, photo)
+        # Everything is looked at then, also what was left out meanwhile.
+        with pytest.raises(mounts.MountedAgainError):
+            await looking.paused(connection, job)
