@@ -8,7 +8,7 @@ import pytest
 from listener.immich.layout import path_checksum
 from tests.conftest import ImmichDatabase, Roots, eventually
 from tests.house import Process
-from tests.photos import Photo, PhotoHouse, add_rows, photo_house
+from tests.photos import Photo, PhotoHouse, add_rows, photo_house, write_files
 
 COUNT = 500
 Spoil = Callable[[PhotoHouse, Photo], Callable[[], object]]
@@ -103,3 +103,42 @@ def test_the_same_when_one_transaction_of_immich_brings_them_all(carol: PhotoHou
         refused_by_a_trigger(carol, carol.plan(COUNT)[COUNT // 2])
         photos = carol.add(COUNT)
         all_but_one(carol, photos[COUNT // 2], process)
+
+
+def test_what_an_earlier_try_of_the_batch_found_is_not_said_of_a_source_that_went(carol: PhotoHouse) -> None:
+    """One photo's original is missing and another is refused: the first goes before the batch is tried in halves."""
+    house = carol.house
+    photos = carol.plan(4)
+    missing, bad = photos[0], photos[3]
+    for photo in photos:
+        write_files(photo)
+    missing.original.unlink()
+    # Refused only when the photo with the missing original has gone.
+    house.query(
+        f"""CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                WHILE EXISTS (SELECT FROM asset WHERE id = '{missing.id}') LOOP PERFORM pg_sleep(0.01); END LOOP;
+                RAISE EXCEPTION 'this one is refused';
+            END $$"""
+    )
+    house.query(
+        f"""CREATE TRIGGER refuse BEFORE INSERT ON asset FOR EACH ROW
+            WHEN (NEW."ownerId" = '{house.target}' AND NEW."originalFileName" = '{bad.original.name}')
+            EXECUTE FUNCTION refuse()"""
+    )
+
+    def asleep() -> bool:
+        return bool(
+            house.query(
+                "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+            )
+        )
+
+    with house.running() as process:
+        carol.rows(photos)
+        eventually(asleep, describe=lambda: process.output[-2000:])
+        house.query("DELETE FROM asset WHERE id = %s", missing.id)
+        eventually(lambda: bad.id in carol.failures(), describe=lambda: process.output[-2000:])
+        eventually(lambda: carol.copies() == 2, describe=lambda: process.output[-2000:])
+        assert set(carol.failures()) == {bad.id}
+        assert str(missing.id) not in process.output

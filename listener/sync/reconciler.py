@@ -120,6 +120,10 @@ class Reconciler:
         sources = await self.planner.sources(connection, job, ids, self.features, self.ml_wait)
         links = self.links(job)
         todo = sort(sources, job)
+        # What a try of a larger batch found may be over: the source may have gone since.
+        for id_ in {*ids, *(source.id for source in sources)}:
+            outcome.failed.pop(id_, None)
+            outcome.waiting.pop(id_, None)
         outcome.waiting |= {source.id: source.waiting or "" for source in todo.wait}
         # First what goes: a new source may have taken the path of one that is gone.
         if todo.remove:
