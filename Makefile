@@ -10,8 +10,8 @@ export PIP_ROOT_USER_ACTION := ignore
 
 help:
 	@echo "make demo   a real Immich's recorded writes, copied while you watch (no Immich is needed)"
-	@echo "make test   the tests, on PostgreSQL 18. On 16: make test TEST_POSTGRES=16. On a server that is there already,"
-	@echo "            with pgvector: make test TEST_DATABASE_URL=postgresql://superuser@host/postgres"
+	@echo "make test   the tests, on PostgreSQL 18. On 16 or 15: make test TEST_POSTGRES=16. On a server that is there"
+	@echo "            already, with pgvector: make test TEST_DATABASE_URL=postgresql://superuser@host/postgres"
 	@echo "make soak   the tests that are too long for every commit"
 	@echo "make chaos  every kind of fault while Immich writes, and a table of what was lost; SEED=... for the same again"
 	@echo "make lint   what pre-commit and CI check"
@@ -20,6 +20,7 @@ demo: $(STAMP)
 	@$(BIN)/listener demo
 
 test: $(STAMP)
+	@test "$(TEST_POSTGRES)" != 15 || $(BIN)/python -m pip install --quiet --group postgres15
 	@$(BIN)/pytest -n 2 --dist worksteal -m "not soak"
 
 soak: $(STAMP)

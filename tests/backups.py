@@ -6,7 +6,7 @@ import subprocess
 import psycopg
 import pytest
 
-from listener.standin.postgres import _programs
+from listener.standin.postgres import programs_of
 
 OURS = ("--exclude-table=public._face_sync_*", "--exclude-schema=_face_sync")
 _OUR_TRIGGERS = re.compile(r"^(CREATE|COMMENT ON|DROP) TRIGGER (IF EXISTS )?_face_sync_.*$\n?", re.MULTILINE)
@@ -40,7 +40,7 @@ def _run(conninfo: str, program: str, *words: str, text: str | None = None) -> s
     with psycopg.connect(conninfo) as connection:
         version = connection.info.server_version // 10_000
     try:
-        folder = _programs(version)
+        folder = programs_of(version)
     except (ValueError, FileNotFoundError) as error:
         pytest.skip(f"no {program} for this server: {error}")
     done = subprocess.run(

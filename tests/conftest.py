@@ -20,7 +20,8 @@ from listener.standin.player import Player
 from listener.standin.postgres import create_database, drop_database, embedded
 from listener.standin.recording import recorded
 
-DEFAULT_RELEASE = "3.0.3"
+# The release for what is not about a release. TEST_RELEASE takes another one: all of it can run on each.
+DEFAULT_RELEASE = os.environ.get("TEST_RELEASE", "3.0.3")
 _POLL_SECONDS = 0.01
 
 
@@ -89,7 +90,7 @@ def server() -> Iterator[str]:
     """Conninfo of the maintenance database of a server with pgvector; the role may create databases.
 
     Every worker of pytest-xdist starts a server of its own, so that nothing has to be shared and locked. TEST_POSTGRES
-    is its version, 16 or 18; TEST_DATABASE_URL names a server that is there already, of a superuser.
+    is its version, 15, 16 or 18; TEST_DATABASE_URL names a server that is there already, of a superuser.
     """
     if url := os.environ.get("TEST_DATABASE_URL"):
         yield url
@@ -155,7 +156,7 @@ def new_immich(server: str, template: Callable[[str], str]) -> Iterator[Callable
 
 @pytest.fixture
 def immich(request: pytest.FixtureRequest, new_immich: Callable[[str], ImmichDatabase]) -> ImmichDatabase:
-    """Return a new empty Immich database of 3.0.3.
+    """Return a new empty Immich database of the default release.
 
     For other releases: ``@pytest.mark.parametrize("immich", ["2.7.5"], indirect=True)``.
     """

@@ -1,4 +1,4 @@
-"""Many plain finished photos at once, as an Immich of 3.0.3 leaves them: rows by the set, and small files.
+"""Many plain finished photos at once, as Immich leaves them: rows by the set, and small files.
 
 For tests and benchmarks that need a number of photos rather than the events of a recording.
 """
@@ -8,9 +8,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import LiteralString
 from uuid import UUID, uuid4
 
 import psycopg
+from psycopg import sql
 
 from tests.conftest import ImmichDatabase, Roots
 from tests.house import House, add_library, add_user, share
@@ -19,18 +21,47 @@ CREATED = "2024-05-06T10:00:00+00:00"
 MODIFIED = "2024-05-06T07:08:09.123+00:00"
 MODIFIED_NS = 1_714_979_289_123_000_000
 
-# Immich writes an external asset when its library is scanned, an upload with the checksum of its content.
+# What each column of an asset gets; those that a release does not have are left out. Immich writes an external asset
+# when its library is scanned, an upload with the checksum of its content.
+_ASSET: Mapping[str, LiteralString] = {
+    "id": "id",
+    "ownerId": "%(owner)s",
+    "libraryId": "%(library)s",
+    "isExternal": "%(library)s::uuid IS NOT NULL",
+    "type": "'IMAGE'",
+    "originalPath": "path",
+    "originalFileName": "regexp_replace(path, '.*/', '')",
+    "checksum": "checksum",
+    "checksumAlgorithm": (
+        "(CASE WHEN %(library)s::uuid IS NULL THEN 'sha1' ELSE 'sha1-path' END)::asset_checksum_algorithm_enum"
+    ),
+    "fileCreatedAt": "%(modified)s",
+    "fileModifiedAt": "%(modified)s",
+    "localDateTime": "%(modified)s",
+    "createdAt": "%(created)s",
+    "thumbhash": "%(thumbhash)s",
+    "width": "4000",
+    "height": "3000",
+    # Immich 2.0 has no default for these.
+    "deviceAssetId": "id",
+    "deviceId": "'photos'",
+}
 _ASSETS = """
-INSERT INTO asset (id, "ownerId", "libraryId", "isExternal", type, "originalPath", "originalFileName", checksum,
-                   "checksumAlgorithm", "fileCreatedAt", "fileModifiedAt", "localDateTime", "createdAt", thumbhash,
-                   width, height)
-SELECT id, %(owner)s, %(library)s, %(library)s::uuid IS NOT NULL, 'IMAGE', path, regexp_replace(path, '.*/', ''),
-       checksum,
-       (CASE WHEN %(library)s::uuid IS NULL THEN 'sha1' ELSE 'sha1-path' END)::asset_checksum_algorithm_enum,
-       %(modified)s, %(modified)s, %(modified)s, %(created)s, %(thumbhash)s, 4000, 3000
-FROM unnest(%(ids)s::uuid[], %(paths)s::text[], %(checksums)s::bytea[]) AS photo(id, path, checksum)
+INSERT INTO asset ({columns})
+SELECT {values} FROM unnest(%(ids)s::uuid[], %(paths)s::text[], %(checksums)s::bytea[]) AS photo(id, path, checksum)
 """
-# The rows that Immich's jobs add, each a statement: the last of them makes the photos ready.
+_DONE: Mapping[str, LiteralString] = {
+    "assetId": "id",
+    "metadataExtractedAt": "%(created)s",
+    "facesRecognizedAt": "%(created)s",
+    "duplicatesDetectedAt": "%(created)s",
+    "ocrAt": "%(created)s",
+}
+_STATUS = """
+INSERT INTO asset_job_status ({columns})
+SELECT {values} FROM unnest(%(ids)s::uuid[]) AS photo(id)
+"""
+# The rows that Immich's jobs add, each a statement; the status of the jobs follows, which makes the photos ready.
 _CHILDREN = (
     """
     INSERT INTO asset_exif ("assetId", make, model, description, "exifImageWidth", "exifImageHeight")
@@ -46,11 +77,6 @@ _CHILDREN = (
     INSERT INTO smart_search ("assetId", embedding)
     SELECT id, array_fill((number %% 7 + 1)::real / 8, ARRAY[512])::vector
     FROM unnest(%(ids)s::uuid[]) WITH ORDINALITY AS photo(id, number)
-    """,
-    """
-    INSERT INTO asset_job_status ("assetId", "metadataExtractedAt", "facesRecognizedAt", "duplicatesDetectedAt",
-                                  "ocrAt")
-    SELECT id, %(created)s, %(created)s, %(created)s, %(created)s FROM unnest(%(ids)s::uuid[]) AS photo(id)
     """,
 )
 
@@ -124,8 +150,25 @@ def insert_rows(
         "kinds": [kind for _ in photos for kind in ("preview", "thumbnail")],
         "file_paths": [str(path) for photo in photos for path in (photo.preview, photo.thumbnail)],
     }
-    for statement in (_ASSETS, *_CHILDREN):
+    connection.execute(_fitting(connection, "asset", _ASSETS, _ASSET), params)
+    for statement in _CHILDREN:
         connection.execute(statement.encode(), params)
+    connection.execute(_fitting(connection, "asset_job_status", _STATUS, _DONE), params)
+
+
+def _fitting(
+    connection: psycopg.Connection, table: str, statement: LiteralString, columns: Mapping[str, LiteralString]
+) -> sql.Composed:
+    """Return the statement with those of the columns that this release's table has."""
+    found = connection.execute(
+        "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped", [table]
+    )
+    there = {name for (name,) in found.fetchall()}
+    used = {column: value for column, value in columns.items() if column in there}
+    return sql.SQL(statement).format(
+        columns=sql.SQL(", ").join(map(sql.Identifier, used)),
+        values=sql.SQL(", ").join(sql.SQL(value) for value in used.values()),
+    )
 
 
 def _photo(roots: Roots, owner: UUID, number: int, folder: Path | None) -> Photo:

