@@ -4,7 +4,7 @@ One round asks for the moment "now - 1 ms" and then, kind by kind in the order o
 deleted and what was changed between the mark of that kind and this moment. The mark is the last row read. What
 lies behind its mark by the time that it is committed is never read: that is what the tests look for.
 
-What is kept is the whole row: a phone that holds an equal row has read its last change. Immich 2.6 and later.
+What is kept is the whole row: a phone that holds an equal row has read its last change.
 """
 
 import json
@@ -42,13 +42,16 @@ _OWNED_ALBUMS: tuple[LiteralString, LiteralString] = (
     '(SELECT album.id FROM album WHERE album."ownerId" = %(user)s)',
     '(SELECT member."albumId" FROM album_user AS member WHERE member."userId" = %(user)s AND member.role = \'owner\')',
 )
+# Immich before and from 2.3 on.
+_OF_ALBUM: tuple[LiteralString, LiteralString] = ('row."albumsId" IN ', 'row."albumId" IN ')
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
     """A kind of rows that Immich syncs, and the table of its deletions: the columns that name a row, and whose it is.
 
-    of_asset: the row goes with its asset, without a word of Immich's: the phone's own database sees to that.
+    asset: the column of its asset if the row goes with that, without a word of Immich's: the phone's own database
+    sees to it.
     """
 
     table: str
@@ -57,31 +60,33 @@ class _Kind:
     audit: str | None = None
     audit_key: tuple[str, ...] = ()
     audit_whose: LiteralString = _OWN
-    of_asset: bool = False
+    asset: str | None = None
 
 
-def _kinds(*, groups: bool, owned_albums: LiteralString) -> tuple[_Kind, ...]:
+def _kinds(columns: set[tuple[str, str]]) -> tuple[_Kind, ...]:
     """Return the kinds in the order of Immich's stream.
 
     Phones sync neither tags nor person groups. A deleted text (3.0+) is announced under an id that names nothing, so
     that phones keep it until its photo goes.
     """
+    groups, short_names = ("person", "personGroupId") in columns, ("album_asset", "albumId") in columns
     person = "personGroupId" if groups else "id"
-    of_album: LiteralString = 'row."albumId" IN ' + owned_albums
+    owned_albums = _OWNED_ALBUMS[0 if ("album", "ownerId") in columns else 1]
+    in_album = ("albumId", "assetId") if short_names else ("albumsId", "assetsId")
     return (
         _Kind("asset", ("id",), _OWN, "asset_audit", ("assetId",)),
         _Kind("stack", ("id",), _OWN, "stack_audit", ("stackId",), 'row."userId" = %(user)s'),
         _Kind("album", ("id",), "row.id IN " + owned_albums),
         _Kind(
             "album_asset",
-            ("albumId", "assetId"),
-            of_album,
+            in_album,
+            _OF_ALBUM[short_names] + owned_albums,
             "album_asset_audit",
             ("albumId", "assetId"),
-            of_album,
-            of_asset=True,
+            _OF_ALBUM[True] + owned_albums,
+            asset=in_album[1],
         ),
-        _Kind("asset_exif", ("assetId",), _OF_OWN_ASSET, of_asset=True),
+        _Kind("asset_exif", ("assetId",), _OF_OWN_ASSET, asset="assetId"),
         _Kind("person", (person,), _OWN, "person_audit", ("personGroupId" if groups else "personId",)),
         _Kind(
             "asset_face",
@@ -90,10 +95,10 @@ def _kinds(*, groups: bool, owned_albums: LiteralString) -> tuple[_Kind, ...]:
             "asset_face_audit",
             ("assetFaceId",),
             _OF_OWN_ASSET,
-            of_asset=True,
+            asset="assetId",
         ),
-        _Kind("asset_edit", ("id",), _OF_OWN_ASSET, "asset_edit_audit", ("editId",), _OF_OWN_ASSET, of_asset=True),
-        _Kind("asset_ocr", ("id",), _OF_OWN_ASSET, of_asset=True),
+        _Kind("asset_edit", ("id",), _OF_OWN_ASSET, "asset_edit_audit", ("editId",), _OF_OWN_ASSET, asset="assetId"),
+        _Kind("asset_ocr", ("id",), _OF_OWN_ASSET, asset="assetId"),
     )
 
 
@@ -164,9 +169,7 @@ class Phone:
             "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'"
         ).fetchall()
         columns: set[tuple[str, str]] = {(table, column) for table, column in found}
-        owned = _OWNED_ALBUMS[0 if ("album", "ownerId") in columns else 1]
-        kinds = _kinds(groups=("person", "personGroupId") in columns, owned_albums=owned)
-        return tuple(_shelf(kind) for kind in kinds if (kind.table, "updateId") in columns)
+        return tuple(_shelf(kind) for kind in _kinds(columns) if (kind.table, "updateId") in columns)
 
     def _run(self) -> None:
         try:
@@ -210,7 +213,7 @@ def _shelf(kind: _Kind) -> _Shelf:
                 table=sql.Identifier(table),
                 key=sql.SQL(", ").join(sql.Identifier("row", name) for name in key),
                 whose=sql.SQL(whose),
-                asset=sql.SQL('row."assetId"' if kind.of_asset else "NULL::uuid"),
+                asset=sql.Identifier("row", kind.asset) if kind.asset else sql.SQL("NULL::uuid"),
             )
             .as_bytes(None)
         )

@@ -21,7 +21,7 @@ from tests.behaviour.conftest import Home, make_home
 from tests.conftest import DEFAULT_RELEASE, ImmichDatabase, Roots, eventually
 from tests.phone import Phone, polling
 
-RELEASES = ("2.7.5", "3.3.0")
+RELEASES = ("2.0.0", "2.7.5", "3.3.0")
 TAKEN = datetime(2024, 5, 6, 7, 8, 9, 123_000, tzinfo=UTC)
 PEOPLE = 20
 # Stamped three seconds ahead, and read within moments.
@@ -57,7 +57,7 @@ def new_street(
             home.house = replace(home.house, jobs=(uploads,), extra={"RECONCILE_INTERVAL_SECONDS": "3600"})
             with psycopg.connect(home.immich.conninfo, autocommit=True) as connection:
                 connection.execute(_SLOW.encode())
-                for table in _SLOW_TABLES:
+                for table in filter(home.alice.rows.has, _SLOW_TABLES):
                     connection.execute(
                         f"CREATE CONSTRAINT TRIGGER be_slow AFTER INSERT OR UPDATE OR DELETE ON {table}"
                         " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION be_slow()".encode()
@@ -260,7 +260,9 @@ def all_day(street: Street, phone: Phone, count: int) -> None:
     assert phone.rounds > 100, "the phone hardly asked"
 
 
-@pytest.mark.parametrize("release", [pytest.param("2.7.5", marks=pytest.mark.soak), "3.3.0"])
+@pytest.mark.parametrize(
+    "release", [*(pytest.param(release, marks=pytest.mark.soak) for release in RELEASES[:-1]), RELEASES[-1]]
+)
 def test_at_full_load_with_slow_commits(release: str, new_street: Callable[[str], Street]) -> None:
     street = new_street(release)
     with phone_of_bob(street) as phone:

@@ -111,8 +111,15 @@ SELECT page.id, page.other_id, now.state, face.there AND seen.state IS NOT DISTI
        CASE WHEN source."thumbnailPath" <> '' AND mirror."thumbnailPath" <> ''
             THEN ARRAY[ARRAY[source."thumbnailPath", mirror."thumbnailPath"]] END AS files
 FROM page
-LEFT JOIN person AS source ON source.{person_id} = page.other_id AND source."ownerId" = %(source_user)s
-LEFT JOIN person AS mirror ON mirror.{person_id} = page.id AND mirror."ownerId" = %(target_user)s
+-- LIMIT, for one look in the index each: from 3.2 on PostgreSQL would hash all people of both users for each page.
+LEFT JOIN LATERAL (
+    SELECT person.ctid, person.xmin, person."thumbnailPath" FROM person
+    WHERE person.{person_id} = page.other_id AND person."ownerId" = %(source_user)s LIMIT 1
+) AS source ON true
+LEFT JOIN LATERAL (
+    SELECT person.ctid, person.xmin, person."thumbnailPath" FROM person
+    WHERE person.{person_id} = page.id AND person."ownerId" = %(target_user)s LIMIT 1
+) AS mirror ON true
 CROSS JOIN LATERAL (
     -- Not EXISTS: for a whole page PostgreSQL would hash all faces there are.
     SELECT (SELECT true FROM asset_face AS face JOIN asset ON asset.id = face."assetId"

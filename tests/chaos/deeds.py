@@ -63,6 +63,7 @@ class Deeds:
         )
         self.house = House(immich, roots, jobs, folder)
         self._first = photos
+        self._edits = self.alice.rows.has("asset_edit")
         self._number = 0
         self._uploads: deque[UUID] = deque()
         self._cropped: deque[UUID] = deque()
@@ -75,13 +76,13 @@ class Deeds:
 
     @property
     def kinds(self) -> dict[str, Callable[[], object]]:
-        """Return the deeds by name."""
+        """Return the deeds by name; pictures are edited from Immich 2.5 on."""
+        edits = {"a photo is cropped": self.crop, "its edits are undone": self.undo}
         return {
             "a new photo of somebody new": self.upload,
             "a scan finds new photos": self.scan,
             "a live photo": self._live_photo,
-            "a photo is cropped": self.crop,
-            "its edits are undone": self.undo,
+            **(edits if self._edits else {}),
             "a thumbnail has another format": self.change_format,
             "an original is moved": self.move,
             "a link leads elsewhere": self.bend,
@@ -102,7 +103,7 @@ class Deeds:
         """What is there before the first sync."""
         for _ in range(self._first):
             self.upload()
-        for photo in list(self._uploads)[-4:]:
+        for photo in list(self._uploads)[-4:] if self._edits else ():
             self.alice.crop(photo)
             self._cropped.append(photo)
         self.scan()
