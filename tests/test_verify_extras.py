@@ -16,8 +16,9 @@ import pytest
 from listener.settings import Job
 from listener.tools.verify import Report, render, verify
 from tests.conftest import ImmichDatabase, Roots
-from tests.copied_photo import MODIFIED, Share, prepare, write
+from tests.copied_photo import Share, prepare
 from tests.judging import Break, Do, both, judged, on_releases, rules, run
+from tests.source_photo import MODIFIED, write
 
 pytest_plugins = ("tests.judge_fixtures",)
 

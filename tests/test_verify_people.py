@@ -13,8 +13,9 @@ import pytest
 
 from listener.tools.verify import render
 from tests.conftest import Roots
-from tests.copied_photo import EMBEDDING, Share, wipe, write
+from tests.copied_photo import Share, wipe
 from tests.judging import Break, Do, both, judged, of_mirror, on_releases, rules, run
+from tests.source_photo import EMBEDDING, write
 
 pytest_plugins = ("tests.judge_fixtures",)
 
