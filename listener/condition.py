@@ -30,6 +30,12 @@ REBUILDING = "Immich's tables are not there: waiting, a backup may be being rest
 # The listening connection must not wait long for a lock of somebody's.
 _LOCK_TIMEOUT_MS = 200
 _BUSY_PAUSE = 1.0  # seconds between two looks while Immich is busy
+# The last two where the function is gone that tells the listener's own role of Immich's settings.
+_NOT_ALLOWED = (
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.UndefinedFunction,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,7 @@ async def read(connection: Connection, users: Collection[UUID]) -> Condition:
         async with connection.transaction():
             await connection.execute(query("condition", "set_lock_timeout"), {"milliseconds": _LOCK_TIMEOUT_MS})
             rows = await fetch(connection, _CIRCUMSTANCES[clusters], {"users": uuids(users)})
-    except (psycopg.errors.LockNotAvailable, psycopg.errors.InsufficientPrivilege):
+    except (psycopg.errors.LockNotAvailable, *_NOT_ALLOWED):
         # Somebody changes these tables right now: seen at the next look. Rights that are missing, preflight names.
         return Condition(None, tables, ours)
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn):

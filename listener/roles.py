@@ -2,7 +2,8 @@
 
 The tracking tables and the triggers belong to the role that Immich uses: ``triggers install`` makes both. The
 listener's own role reads and writes rows, and owns nothing. A right on a whole table also covers the columns that an
-upgrade of Immich adds, since copies get every column; tables with secrets are granted by the column.
+upgrade of Immich adds, since copies get every column; tables with secrets are granted by the column, and by a function
+where rows differ.
 """
 
 from collections.abc import Iterator, Mapping
@@ -58,8 +59,7 @@ RIGHTS: Final[Mapping[str, tuple[Right, ...]]] = {
     "album_user": _rights("SELECT"),
     "user": _rights(select=("id", "name", "deletedAt", "clusterGroupId")),
     "library": _rights(select=("id", "name", "ownerId", "importPaths", "exclusionPatterns", "deletedAt")),
-    # Is Immich in maintenance, and which release is it?
-    "system_metadata": _rights(select=("key", "value")),
+    # Which release is it? Two rows of system_metadata are given by a function (role.sql).
     "version_history": _rights(select=("version", "createdAt")),
     **dict.fromkeys(
         ("asset_audit", "asset_edit_audit", "asset_face_audit", "person_audit", "stack_audit"),

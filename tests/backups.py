@@ -8,7 +8,7 @@ import pytest
 
 from listener.standin.postgres import programs_of
 
-OURS = ("--exclude-table=public._face_sync_*", "--exclude-schema=_face_sync")
+OURS = ("--exclude-table=public._face_sync_*", "--exclude-schema=_face_sync*")
 _OUR_TRIGGERS = re.compile(r"^(CREATE|COMMENT ON|DROP) TRIGGER (IF EXISTS )?_face_sync_.*$\n?", re.MULTILINE)
 _EMPTY = "DROP SCHEMA public CASCADE;\nCREATE SCHEMA public;\n"
 

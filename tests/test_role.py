@@ -32,6 +32,9 @@ FORBIDDEN = [
     "UPDATE api_key SET key = NULL",
     "SELECT * FROM shared_link",
     "UPDATE system_metadata SET value = '{}'",
+    "SELECT key FROM system_metadata",
+    "SELECT value FROM system_metadata WHERE key = 'maintenance-mode'",
+    "CREATE OR REPLACE FUNCTION _face_sync_role.immich_setting(text) RETURNS jsonb LANGUAGE sql AS 'SELECT NULL'",
     "DELETE FROM album",
     'UPDATE album SET "deletedAt" = now()',
     "DELETE FROM album_user",
@@ -103,6 +106,37 @@ def test_it_may_do_nothing_that_the_listener_does_not(carol: PhotoHouse) -> None
     execute(immich, "CREATE TABLE session (token bytea)", "CREATE TABLE api_key (key bytea)")
     grant(immich)
     assert [statement for statement in FORBIDDEN if not refused(as_listener(immich), statement)] == []
+
+
+def test_of_immichs_settings_it_sees_the_two_that_it_needs(carol: PhotoHouse) -> None:
+    """The others hold the secrets of Immich's administrator."""
+    immich = carol.house.immich.conninfo
+    keys = ("maintenance-mode", "system-flags", "system-config")
+    for key in keys:
+        carol.house.query(
+            "INSERT INTO system_metadata (key, value) VALUES (%s, %s::jsonb)"
+            " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            key,
+            '{"is": "there"}',
+        )
+    with psycopg.connect(as_listener(immich)) as connection:
+        seen = [connection.execute("SELECT _face_sync_role.immich_setting(%s)", [key]).fetchone() for key in keys]
+    assert seen == [({"is": "there"},), ({"is": "there"},), (None,)]
+    execute(immich, "DROP ROLE IF EXISTS passer_by", "CREATE ROLE passer_by")
+    try:
+        call = "SET ROLE passer_by; SELECT _face_sync_role.immich_setting('system-flags')"
+        assert refused(immich, call), "nobody else may ask"
+    finally:
+        execute(immich, "DROP ROLE passer_by")
+
+
+def test_purging_takes_out_what_was_made_for_the_role(carol: PhotoHouse) -> None:
+    immich = carol.house.immich.conninfo
+    as_listener(immich)
+    there = "SELECT nspname FROM pg_namespace WHERE nspname LIKE '%%face%%sync%%'"
+    assert carol.house.query(there + " AND nspname LIKE '%%role'") == [("_face_sync_role",)]
+    assert carol.house.command("triggers", "uninstall", "--purge", "--yes").returncode == 0
+    assert carol.house.query(there) == []
 
 
 def test_it_is_nobody_and_owns_nothing(carol: PhotoHouse) -> None:
@@ -178,7 +212,7 @@ def test_a_role_that_lacks_a_right_is_told_what_to_do(carol: PhotoHouse) -> None
     carol.add(2)
     with carol.house.running():
         assert carol.house.settled().copies == 2
-    execute(immich, f"REVOKE INSERT ON asset_exif FROM {NAME}")
+    execute(immich, f"REVOKE INSERT ON asset_exif FROM {NAME}", "DROP SCHEMA _face_sync_role CASCADE")
     process = carol.house.start()
     try:
         assert process.popen.wait(30) == 2
@@ -187,6 +221,7 @@ def test_a_role_that_lacks_a_right_is_told_what_to_do(carol: PhotoHouse) -> None
     (line,) = [line for line in process.output.splitlines() if "lacks rights" in line]
     assert f"{NAME!r} lacks rights" in line
     assert "INSERT of asset_exif" in line
+    assert "EXECUTE of _face_sync_role.immich_setting" in line
     assert f"`listener role print --name {NAME}`" in line
     grant(immich)
     carol.add(1, start=2)

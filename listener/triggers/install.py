@@ -122,6 +122,8 @@ async def uninstall(
             if purge:
                 await conn.execute(queries["purge"])
                 await conn.execute(queries["purge_sequence"])
+                await conn.execute(queries["purge_role_function"])
+                await conn.execute(queries["purge_role_schema"])
 
     try:
         await _retry(drop_rest, conn, "the tracking tables", lock_timeout_ms, attempts)

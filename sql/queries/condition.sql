@@ -27,7 +27,7 @@ SELECT EXISTS (
 -- name: circumstances
 -- What has no event: the release (a new one may come without a new column), a user or library that is marked as
 -- removed, a user who joins another cluster group (3.2+).
-SELECT coalesce((SELECT value ->> 'isMaintenanceMode' = 'true' FROM system_metadata WHERE key = 'maintenance-mode'), false),
+SELECT coalesce(pg_temp.immich_setting('maintenance-mode') ->> 'isMaintenanceMode' = 'true', false),
        (SELECT version FROM version_history ORDER BY "createdAt" DESC, version DESC LIMIT 1),
        md5(concat(
            (SELECT string_agg(concat_ws(' ', who.id, who."deletedAt", {cluster_group}), ',' ORDER BY who.id)

@@ -2,8 +2,9 @@
 -- The folders of the media root in which Immich has put a mark of its own, .immich, when it first started. It does
 -- not start where one of them is missing.
 SELECT mark.key
-FROM system_metadata AS flags, LATERAL jsonb_each(flags.value -> 'mountChecks') AS mark
-WHERE flags.key = 'system-flags' AND jsonb_typeof(flags.value -> 'mountChecks') = 'object' AND mark.value = 'true'
+FROM (SELECT pg_temp.immich_setting('system-flags') -> 'mountChecks') AS flags(marks),
+     LATERAL jsonb_each(CASE jsonb_typeof(flags.marks) WHEN 'object' THEN flags.marks END) AS mark
+WHERE mark.value = 'true'
 
 -- name: names_files
 -- Is there a generated file in this folder by the rows of the source's photos, or of their copies?

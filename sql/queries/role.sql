@@ -14,6 +14,13 @@ WHERE NOT CASE
     WHEN wanted.attribute IS NULL THEN has_table_privilege(format('public.%%I', wanted.relation), wanted.privilege)
     ELSE has_column_privilege(format('public.%%I', wanted.relation), wanted.attribute, wanted.privilege)
 END
+UNION ALL
+SELECT 'EXECUTE', '_face_sync_role.immich_setting', NULL
+WHERE NOT has_column_privilege(to_regclass('public.system_metadata'), 'value', 'SELECT')
+  AND NOT EXISTS (
+      SELECT FROM pg_proc AS function JOIN pg_namespace AS space ON space.oid = function.pronamespace
+      WHERE space.nspname = '_face_sync_role' AND function.proname = 'immich_setting'
+        AND has_schema_privilege(space.oid, 'USAGE') AND has_function_privilege(function.oid, 'EXECUTE'))
 ORDER BY 2, 1, 3
 
 -- name: head
@@ -24,8 +31,7 @@ ORDER BY 2, 1, 3
 -- the tables. A role that may make triggers on a table may do everything with it.
 -- Immich's backups name this role: where one is restored on another server, make the role there first (the first
 -- statement below), or the restore fails.
--- One thing it can read that it does not need: in system_metadata, beside the maintenance mode and the marks of mounted
--- folders, stand the settings of Immich's administrator, also a mail server's password. Rights go by column, not by row.
+-- To be rid of it: DROP OWNED BY the role, DROP ROLE, and DROP SCHEMA _face_sync_role CASCADE.
 BEGIN;
 
 DO $role$
@@ -43,6 +49,18 @@ REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM {name};
 -- The session's own functions live in pg_temp. No right to create anything elsewhere.
 GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {name};
 GRANT USAGE ON SCHEMA public TO {name};
+
+-- Is Immich in maintenance, and which folders has it marked? Beside that, the table holds the settings of Immich's
+-- administrator, also a mail server's password: the role sees these two rows, by this function, and not the table.
+CREATE SCHEMA IF NOT EXISTS _face_sync_role;
+CREATE OR REPLACE FUNCTION _face_sync_role.immich_setting(wanted text) RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $immich_setting$
+  SELECT value FROM public.system_metadata WHERE key = wanted AND key IN ('maintenance-mode', 'system-flags')
+$immich_setting$;
+REVOKE ALL ON FUNCTION _face_sync_role.immich_setting(text) FROM PUBLIC;
+GRANT USAGE ON SCHEMA _face_sync_role TO {name};
+GRANT EXECUTE ON FUNCTION _face_sync_role.immich_setting(text) TO {name};
 
 -- name: trigger_errors
 -- How many errors the trigger function has caught.

@@ -35,7 +35,8 @@ SELECT set_config('face_sync.quiet', 'on', false),
 -- Session functions live in pg_temp: nothing of ours is left in Immich's schema, and each statement can use
 -- them as plain SQL. copy_id: the id of a copied row is the same at every try, and shaped as UUID version 4,
 -- the only shape that Immich's API and its phones accept. ahead: an updateId of version 7 three seconds from
--- now, so that no phone's mark passes a row before its transaction commits.
+-- now, so that no phone's mark passes a row before its transaction commits. immich_setting: one of Immich's settings;
+-- the listener's own role may not read their table, which holds passwords, and asks a function for those it needs.
 DO $do$
 BEGIN
     EXECUTE $create$
@@ -65,6 +66,17 @@ BEGIN
             END IF;
             RETURN EXISTS (SELECT FROM public._face_sync_meta AS meta
                            WHERE meta.key = 'owner ' || job AND meta.value = current_setting('face_sync.owner', true));
+        END
+        $body$
+    $create$;
+    EXECUTE $create$
+        CREATE OR REPLACE FUNCTION pg_temp.immich_setting(wanted text) RETURNS jsonb
+        LANGUAGE plpgsql STABLE AS $body$
+        BEGIN
+            IF has_column_privilege('public.system_metadata', 'value', 'SELECT') THEN
+                RETURN (SELECT value FROM public.system_metadata WHERE key = wanted);
+            END IF;
+            RETURN _face_sync_role.immich_setting(wanted);
         END
         $body$
     $create$;

@@ -109,3 +109,11 @@ DROP TABLE IF EXISTS
 
 -- name: purge_sequence
 DROP SEQUENCE IF EXISTS public._face_sync_trigger_errors
+
+-- name: purge_role_function
+-- What the SQL of `role print` has made for the listener's own role, which has nothing left to do.
+DROP FUNCTION IF EXISTS _face_sync_role.immich_setting(text)
+
+-- name: purge_role_schema
+-- Without CASCADE, as above.
+DROP SCHEMA IF EXISTS _face_sync_role
