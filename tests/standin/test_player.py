@@ -23,6 +23,13 @@ from listener.standin.recording import (
 )
 from tests.conftest import ImmichDatabase, Roots
 
+
+@pytest.fixture
+def immich(request: pytest.FixtureRequest, new_immich: Callable[[str], ImmichDatabase]) -> ImmichDatabase:
+    """Return a new empty Immich database of a release with a recording."""
+    return new_immich(getattr(request, "param", "3.0.3"))
+
+
 both_releases = pytest.mark.parametrize("immich", recorded_releases(), indirect=True)
 
 Content = Mapping[str, Mapping[str, Mapping[str, Any]]]
