@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, urlencode
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 import httpx
 import psycopg
@@ -228,9 +228,9 @@ def add_user(conninfo: str, release: str, name: str, user_id: UUID | None = None
     columns: dict[str, object] = {"id": user_id, "email": f"{name}@example.com", "name": name, "password": ""}
     with psycopg.connect(conninfo, autocommit=True) as connection:
         if "clusterGroupId" in schema.load_facts(release).tables["user"].column_names():
-            row = connection.execute("INSERT INTO cluster_group DEFAULT VALUES RETURNING id").fetchone()
-            assert row is not None
-            columns["clusterGroupId"] = row[0]
+            # Follows from the user's, for lives that are compared with each other.
+            columns["clusterGroupId"] = uuid5(user_id, "cluster group")
+            connection.execute("INSERT INTO cluster_group (id) VALUES (%s)", [columns["clusterGroupId"]])
         insert = sql.SQL('INSERT INTO "user" ({}) VALUES ({})').format(
             sql.SQL(", ").join(sql.Identifier(column) for column in columns),
             sql.SQL(", ").join(sql.Placeholder() for _ in columns),

@@ -281,6 +281,7 @@ def test_what_cannot_be_tidied_up_stops_nothing(carol: PhotoHouse) -> None:
         assert strange.is_dir()
 
 
+@pytest.mark.parametrize("immich", ["3.0.3"], indirect=True)
 def test_a_mirrored_person_that_the_database_refuses_holds_up_nobody(carol: PhotoHouse) -> None:
     """The thumbnail of a person changes, and the row of their mirror cannot be written."""
     query = carol.house.query
