@@ -15,7 +15,7 @@ from tests.house import House
 # How often something was tried or deleted, which process owns a job and what a sweep has seen, is no state.
 _LEFT_OUT = ("_audit", "_face_sync_failure", "_face_sync_meta", "_face_sync_seen", "migrations", "migration_overrides")
 # Given anew at each write, or at random.
-_RANDOM = ("updateId", "attempts")
+_RANDOM = ("updateId", "createId", "attempts")
 
 # When it was done, in texts too. What was photographed was so earlier.
 _NOW = re.compile(r"20(?:2[5-9]|[3-9]\d)-\d\d-\d\d[ T][\d:.+]+Z?")
