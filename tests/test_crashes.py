@@ -122,7 +122,8 @@ class Life:
         finally:
             process.popen.kill()
         assert process.popen.wait(10) == -signal.SIGKILL, process.output
-        return process.output.endswith(f"killed {label}\n")
+        # Another thread may log a line between this one and the signal.
+        return f"killed {label}\n" in process.output
 
     def end(self) -> State:
         """Find what was hidden, let everything become quiet, and return what is there then."""
