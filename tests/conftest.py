@@ -1,6 +1,7 @@
 """What every test may use: a real PostgreSQL, Immich databases made in milliseconds, folders, waiting."""
 
 import asyncio
+import logging
 import os
 import shutil
 import signal
@@ -23,6 +24,9 @@ from listener.standin.recording import recorded
 # The release for what is not about a release. TEST_RELEASE takes another one: all of it can run on each.
 DEFAULT_RELEASE = os.environ.get("TEST_RELEASE", "3.0.3")
 _POLL_SECONDS = 0.01
+
+# For pytest's log_format: what a failing test shows of the log has the reasons in it. Others' records have no fields.
+setattr(logging.LogRecord, "fields", {})  # noqa: B010 - the class has no such attribute to be assigned
 
 
 @dataclass(frozen=True, slots=True)

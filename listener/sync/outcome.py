@@ -33,6 +33,9 @@ class Outcome:
     """What one batch did. ``failed`` has source ids, or person ids; they are to be tried again later.
 
     changed: sources whose copies their users deleted or edited while the batch was in hand.
+
+    Of the target's people, held: whom copied faces named before; named: whom they name now; placed: those whose
+    thumbnails were placed; written: those who are as they should be.
     """
 
     made: list[UUID] = field(default_factory=list)
@@ -42,6 +45,10 @@ class Outcome:
     failed: dict[UUID, Failure] = field(default_factory=dict)
     failed_people: dict[UUID, Failure] = field(default_factory=dict)
     changed: set[UUID] = field(default_factory=set)
+    held: set[UUID] = field(default_factory=set)
+    named: set[UUID] = field(default_factory=set)
+    placed: set[UUID] = field(default_factory=set)
+    written: set[UUID] = field(default_factory=set)
 
 
 async def halving(

@@ -91,6 +91,7 @@ class Reconciler:
             changed, outcome.changed = list(outcome.changed), set()
             await halving(connection, self.catalog, changed, outcome.failed, work)
             outcome.failed |= dict.fromkeys(outcome.changed, Failure("lock", "its copy changed again and again"))
+        await self._settle_held(connection, job, outcome)
         if outcome.failed:
             await record(connection, job, outcome.failed, self.metrics, self.limited)
         return outcome
@@ -98,22 +99,14 @@ class Reconciler:
     async def people(self, connection: Connection, job: Job, ids: Sequence[UUID]) -> Outcome:
         """Bring the mirrors of these people to what they should be; those that no face needs go."""
         outcome = Outcome()
-        await halving(
-            connection,
-            self.catalog,
-            ids,
-            outcome.failed_people,
-            lambda some: self._settle_people(connection, job, set(some), outcome),
-        )
-        for person_id, failure in outcome.failed_people.items():
-            self.metrics.failures.labels(job=job.name, reason=failure.kind).inc()
-            log.warning("a person is not as they should be", person=person_id, job=job.name, reason=failure.text)
+        await self._settle_people(connection, job, ids, outcome)
         return outcome
 
     async def remove_orphans(self, connection: Connection, job: Job, orphans: Sequence[Source]) -> Outcome:
         """Remove copies that no source stands for, with their files. Raises psycopg.Error."""
         outcome = Outcome()
         await self._remove(connection, job, self.links(job), orphans, outcome)
+        await self._settle_held(connection, job, outcome)
         return outcome
 
     async def _assets(self, connection: Connection, job: Job, ids: Sequence[UUID], outcome: Outcome) -> None:
@@ -135,22 +128,37 @@ class Reconciler:
         if todo.copy:
             await self._copy(connection, job, links, todo.copy, outcome)
 
-    async def _settle_people(
-        self,
-        connection: Connection,
-        job: Job,
-        ids: set[UUID],
-        outcome: Outcome,
-        held: frozenset[UUID] = frozenset(),
-    ) -> None:
-        """Mend the mirrors among these people, and remove those that no face needs. ``held``: see without_faces."""
-        people = await self.rows.people.mirrored(connection, job, list(ids), self.layout) if ids else []
-        if people:
-            placed, failed = await asyncio.to_thread(self.placer.people, people)
-            outcome.failed_people |= failed
-            async with self.rows.phones.writing(connection, job):
-                await self.rows.people.write(connection, job, [], placed)
-        await self._drop_empty(connection, job, people=ids, held=held | _with_thumbnail(people))
+    async def _settle_held(self, connection: Connection, job: Job, outcome: Outcome) -> None:
+        """Settle the people of the copies at hand: those who lost a face may have lost their last one.
+
+        After all else, since what has to be tried again finds the faces gone, and nothing that tells whose they were.
+        """
+        await self._settle_people(connection, job, list(outcome.held | outcome.named), outcome)
+
+    async def _settle_people(self, connection: Connection, job: Job, ids: Sequence[UUID], outcome: Outcome) -> None:
+        """Mend the mirrors among these people, and remove those that no face needs."""
+        mirrors: dict[UUID, UUID] = {}
+
+        async def settle(some: Sequence[UUID]) -> None:
+            to_mend = [id_ for id_ in some if id_ not in outcome.written]
+            people = await self.rows.people.mirrored(connection, job, to_mend, self.layout) if to_mend else []
+            if people:
+                mirrors.update({person.source_id: person.target_id for person in people})
+                people, problems = await asyncio.to_thread(self.placer.people, people)
+                outcome.failed_people |= problems
+                outcome.placed |= _with_thumbnail(people)
+                async with self.rows.phones.writing(connection, job):
+                    await self.rows.people.write(connection, job, [], people)
+            concerned = {*some, *(mirrors[id_] for id_ in some if id_ in mirrors)}
+            await self._drop_empty(connection, job, people=concerned, held=concerned & (outcome.held | outcome.placed))
+
+        failed: dict[UUID, Failure] = {}
+        if ids:
+            await halving(connection, self.catalog, ids, failed, settle)
+        for person_id, failure in failed.items():
+            self.metrics.failures.labels(job=job.name, reason=failure.kind).inc()
+            log.warning("a person is not as they should be", person=person_id, job=job.name, reason=failure.text)
+        outcome.failed_people |= failed
 
     async def _copy(
         self, connection: Connection, job: Job, links: OriginalLinks, sources: Sequence[Source], outcome: Outcome
@@ -158,17 +166,19 @@ class Reconciler:
         async with connection.pipeline():
             files = by_source(await self.planner.files(connection, sources))
             people = await self.rows.people.of(connection, job, sources, self.layout)
-            held = await self.rows.people.held(connection, [source.target_id for source in sources])
+            outcome.held |= await self.rows.people.held(connection, [source.target_id for source in sources])
         begun = await asyncio.to_thread(self.placer.unmade, job, sources, files)
         if begun:
             await connection.execute(query("plan", "begin"), {**job_params(job), **batch_params(begun)})
         if people:
+            outcome.named |= {person.target_id for person in people}
             await self.rows.people.begin(connection, job, people)
         async with left_if_cut_off(connection, job, sources):
             copies, failed = await to_the_end(self.placer.copies, job, links, sources, files)
             outcome.failed |= failed
             if people:
                 people, failed = await to_the_end(self.placer.people, people)
+                outcome.placed |= _with_thumbnail(people)
                 outcome.failed_people |= failed
             album = await self._album(connection, job)
             if copies:
@@ -176,6 +186,7 @@ class Reconciler:
                 written = await self.rows.write(
                     connection, job, copies, people, album=album, own_sidecars=not links.directory
                 )
+                outcome.written |= {person.target_id for person in people}
                 linked, failed = await to_the_end(self.placer.originals, links, written.copies)
                 outcome.failed |= failed
                 left = await to_the_end(self.placer.strays, job, written)
@@ -184,10 +195,6 @@ class Reconciler:
                     await connection.execute(query("rows", "whole"), {**job_params(job), **batch_params(whole)})
                 self._count(written, outcome)
                 outcome.changed |= await self._changed_meanwhile(connection, links, copies, written.copies, linked)
-        # Those who lost a face may have lost their feature face, or their last one.
-        written_people = {person.target_id for person in people}
-        await self._drop_empty(connection, job, people=written_people, held=_with_thumbnail(people))
-        await self._settle_people(connection, job, held - written_people, outcome, held=frozenset(held))
 
     async def _leave_former_prefix(
         self, connection: Connection, links: OriginalLinks, copies: Sequence[WantedCopy]
@@ -252,12 +259,11 @@ class Reconciler:
     async def _remove(
         self, connection: Connection, job: Job, links: OriginalLinks, sources: Sequence[Source], outcome: Outcome
     ) -> None:
-        held = await self.rows.people.held(connection, [source.target_id for source in sources])
+        outcome.held |= await self.rows.people.held(connection, [source.target_id for source in sources])
         async with left_if_cut_off(connection, job, sources):
             removed = await remove(connection, job, sources, self.layout, links, self.rows.extras, self.rows.phones)
         outcome.removed += len(removed.sources)
         outcome.failed |= {id_: Failure("remove", reason) for id_, reason in removed.failed.items()}
-        await self._settle_people(connection, job, held, outcome, held=frozenset(held))
 
     async def _respect(
         self, connection: Connection, job: Job, links: OriginalLinks, sources: Sequence[Source], outcome: Outcome
@@ -295,10 +301,8 @@ class Reconciler:
         )
         await connection.execute(query("removal", "unskip"), {**job_params(job), **batch_params(todo.unskip)})
 
-    async def _drop_empty(self, connection: Connection, job: Job, *, people: set[UUID], held: frozenset[UUID]) -> None:
-        """Remove mirrored people without a face: first the thumbnail, then the row."""
-        if not people and not held:
-            return
+    async def _drop_empty(self, connection: Connection, job: Job, *, people: set[UUID], held: set[UUID]) -> None:
+        """Remove mirrored people without a face: first the thumbnail, then the row. ``held``: see without_faces."""
         empty = await self.rows.people.without_faces(connection, job, people, held)
         if not empty:
             return
@@ -318,6 +322,6 @@ class Reconciler:
             await self.rows.people.drop(connection, job, [id_ for id_, _ in empty if id_ not in failed])
 
 
-def _with_thumbnail(people: Sequence[Person]) -> frozenset[UUID]:
+def _with_thumbnail(people: Sequence[Person]) -> set[UUID]:
     """Return those whose thumbnail was placed: if another batch dropped them meanwhile, the file is to go again."""
-    return frozenset(person.target_id for person in people if person.task is not None)
+    return {person.target_id for person in people if person.task is not None}

@@ -390,6 +390,7 @@ def live(
             max_examples=examples,
             stateful_step_count=STEPS,
             deadline=None,
+            derandomize=derandomize,
             # What fails depends on time too: a failing life is reported with its seed, not made smaller.
             phases=[Phase.explicit, Phase.reuse, Phase.generate],
             suppress_health_check=list(HealthCheck),

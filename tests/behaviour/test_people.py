@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from datetime import date
+from pathlib import Path
 from uuid import UUID
 
+import psycopg
 import pytest
 
 from listener.standin.actor import Actor
 from tests.behaviour.conftest import Home
 from tests.behaviour.people import copy_for, named_portrait, owner_of_face, portrait, seen, shown_on_copy, thumbnail
+from tests.conftest import eventually
 
 
 @pytest.mark.releases(until="3.1.0")
@@ -83,6 +86,27 @@ def test_point_1_people_who_are_merged_reassigned_and_deleted_at_the_source(home
     assert bob.person(mirror)["name"] == "Grace"
     assert bob.faces_of(own)[0]["person"] == mirror
     assert thumbnail(bob, mirror).exists()
+
+
+@pytest.mark.variant
+def test_point_1_somebody_whom_no_face_needs_goes_also_where_that_has_to_wait(home: Home) -> None:
+    """The faces are gone by then, and nothing but the listener itself knows whose they were."""
+    photo, *_ = portrait(home.alice, "grace.jpg")
+    home.settled()
+    (mirror,) = home.bob.people()
+    with psycopg.connect(home.immich.conninfo) as another:
+        another.execute('SELECT FROM person WHERE "ownerId" = %s FOR KEY SHARE', [home.bob.user_id])
+
+        def waited_for() -> bool:
+            waiting = "SELECT pid FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))"
+            return bool(home.house.query(waiting, another.info.backend_pid))
+
+        home.alice.trash(photo)
+        eventually(waited_for)
+        eventually(lambda: not waited_for())
+    home.settled()
+    assert home.bob.people() == []
+    assert not Path(mirror["thumbnailPath"]).exists()
 
 
 @pytest.mark.variant
