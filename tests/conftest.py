@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
@@ -23,6 +24,7 @@ from listener.standin.recording import recorded
 
 # The release for what is not about a release. TEST_RELEASE takes another one: all of it can run on each.
 DEFAULT_RELEASE = os.environ.get("TEST_RELEASE", "3.0.3")
+LISTENER_THREAD = "listener in a thread"
 _POLL_SECONDS = 0.01
 
 # For pytest's log_format: what a failing test shows of the log has the reasons in it. Others' records have no fields.
@@ -87,6 +89,13 @@ def pytest_configure() -> None:
     """Let the processes of the tests hear SIGINT, also where a shell began this one in the background."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _no_listener_left() -> Iterator[None]:
+    """One that a test leaves behind asks for a database that is gone, all through the tests after it."""
+    yield
+    assert not [thread for thread in threading.enumerate() if thread.name == LISTENER_THREAD]
 
 
 @pytest.fixture(scope="session")

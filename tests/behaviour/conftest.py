@@ -26,7 +26,7 @@ from listener.settings import Job, Settings
 from listener.standin import schema
 from listener.standin.actor import Actor
 from listener.tools.verify import Report
-from tests.conftest import ImmichDatabase, Roots, eventually
+from tests.conftest import LISTENER_THREAD, ImmichDatabase, Roots, eventually
 from tests.house import House, add_library, add_user
 from tests.role import as_listener
 
@@ -68,6 +68,8 @@ class Home:
         """Start the listener, with some fields of the settings changed, and wait until it is ready."""
         assert self._running is None
         self._running = Running(self.settings(**changes))
+        # Not only once for each home: a test may go on with a changed copy of it.
+        self.services.callback(self._running.stop)
         self._running.start()
 
     def stop(self) -> None:
@@ -162,7 +164,7 @@ class Running:
         self._loop = asyncio.new_event_loop()
         self._service: Service | None = None
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=LISTENER_THREAD, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -187,7 +189,8 @@ class Running:
             time.sleep(LOOK_EVERY)
 
     def stop(self) -> None:
-        if self._service is not None:
+        """Stop the service if it still runs."""
+        if self._service is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._service.stop)
         self._thread.join(15)
         assert not self._thread.is_alive(), "the listener did not stop"
@@ -269,9 +272,7 @@ def make_home(immich: ImmichDatabase, roots: Roots, folder: Path, stack: ExitSta
         jobs.append(Job("back", "uploads", bob.user_id, alice.user_id, back, media, str(shared / "alice_uploads")))
     install_triggers(immich.conninfo)
     look = stack.enter_context(psycopg.connect(immich.conninfo, autocommit=True))
-    home = Home(immich, roots, folder, alice, bob, House(immich, roots, tuple(jobs), folder), stack, look)
-    stack.callback(home.stop)
-    return home
+    return Home(immich, roots, folder, alice, bob, House(immich, roots, tuple(jobs), folder), stack, look)
 
 
 @pytest.fixture

@@ -189,7 +189,6 @@ def test_point_2_an_upgrade_from_3_1_to_3_2_while_the_listener_is_down(
             for number, actor in enumerate((home.alice, home.bob), start=7)
         )
         home = replace(home, immich=immich, alice=alice, bob=bob, house=replace(home.house, immich=immich))
-        stack.callback(home.stop)
         home.start()
         home.settled()
         # Nobody is there twice, and everybody is who they were.
