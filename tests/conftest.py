@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import random
 import shutil
 import signal
 import tempfile
@@ -96,6 +97,14 @@ def _no_listener_left() -> Iterator[None]:
     """One that a test leaves behind asks for a database that is gone, all through the tests after it."""
     yield
     assert not [thread for thread in threading.enumerate() if thread.name == LISTENER_THREAD]
+
+
+@pytest.fixture
+def seed() -> int:
+    """TEST_SEED, or a new one each time; in CI always the same, as hypothesis has it: no commit is judged by luck."""
+    drawn = int(os.environ.get("TEST_SEED") or (0 if "CI" in os.environ else random.randrange(2**32)))
+    print(f"TEST_SEED={drawn}")
+    return drawn
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,6 @@ terminal, and no file that is not ours.
 """
 
 import json
-import os
-import random
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -30,13 +28,6 @@ from tests.photos import PhotoHouse, photo_house
 TEXT_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR) [a-z._]+ \S")
 
 
-def seed() -> int:
-    """Return a seed, and print it for the day that a test fails."""
-    found = int(os.environ.get("FUZZ_SEED") or random.randrange(2**32))
-    print(f"FUZZ_SEED={found}")
-    return found
-
-
 def assert_plain(text: str) -> None:
     """Check that a text of one line each can be shown at a terminal: nothing steers it or hides."""
     strange = [line for line in text.split("\n") if not line.replace("\t", "").isprintable()]
@@ -46,10 +37,10 @@ def assert_plain(text: str) -> None:
 # --- payloads ------------------------------------------------------------------------------------------------
 
 
-def test_whatever_a_payload_holds_it_is_keys_or_refused() -> None:
+def test_whatever_a_payload_holds_it_is_keys_or_refused(seed: int) -> None:
     read = refused = 0
     reasons = set()
-    for payload in fuzz.payloads(seed(), 6000):
+    for payload in fuzz.payloads(seed, 6000):
         try:
             found = channel.decode(payload)
         except UnreadableError as error:
@@ -76,10 +67,10 @@ def carol(immich: ImmichDatabase, roots: Roots, tmp_path: Path) -> PhotoHouse:
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_payloads_of_every_kind_hurt_nobody(carol: PhotoHouse, log_format: str) -> None:
+def test_payloads_of_every_kind_hurt_nobody(carol: PhotoHouse, log_format: str, seed: int) -> None:
     house = carol.with_settings(LOG_FORMAT=log_format).house
     carol.add(2)
-    sent = [payload for payload in fuzz.payloads(seed(), 1500) if fuzz.sendable(payload)]
+    sent = [payload for payload in fuzz.payloads(seed, 1500) if fuzz.sendable(payload)]
     with house.running() as process, psycopg.connect(house.immich.conninfo, autocommit=True) as immich:
         heard = process.metric("notifications_total") + process.metric("notifications_ignored_total")
         for payload in sent:

@@ -240,10 +240,8 @@ def bob_uploads(street: Street) -> Iterator[None]:
         raise failures[0]
 
 
-def all_day(street: Street, phone: Phone, count: int) -> None:
+def all_day(street: Street, phone: Phone, count: int, seed: int) -> None:
     """Photos come, change and go while bob's own photos do too."""
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
     rng = random.Random(seed)
     street.commits_take(0, 0.6)
     with street.home.house.running(ready=False):
@@ -264,18 +262,18 @@ def all_day(street: Street, phone: Phone, count: int) -> None:
 @pytest.mark.parametrize(
     "release", [*(pytest.param(release, marks=pytest.mark.soak) for release in RELEASES[:-1]), RELEASES[-1]]
 )
-def test_at_full_load_with_slow_commits(release: str, new_street: Callable[[str], Street]) -> None:
+def test_at_full_load_with_slow_commits(release: str, new_street: Callable[[str], Street], seed: int) -> None:
     street = new_street(release)
     with phone_of_bob(street) as phone:
-        all_day(street, phone, 200)
+        all_day(street, phone, 200, seed)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("release", RELEASES)
-def test_the_same_with_thousands_of_photos(release: str, new_street: Callable[[str], Street]) -> None:
+def test_the_same_with_thousands_of_photos(release: str, new_street: Callable[[str], Street], seed: int) -> None:
     street = new_street(release)
     with phone_of_bob(street) as phone:
-        all_day(street, phone, 4000)
+        all_day(street, phone, 4000, seed)
 
 
 def test_a_commit_takes_longer_than_its_rows_are_stamped_ahead(new_street: Callable[[str], Street]) -> None:
