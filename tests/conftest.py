@@ -28,8 +28,18 @@ DEFAULT_RELEASE = os.environ.get("TEST_RELEASE", "3.0.3")
 LISTENER_THREAD = "listener in a thread"
 _POLL_SECONDS = 0.01
 
-# For pytest's log_format: what a failing test shows of the log has the reasons in it. Others' records have no fields.
-setattr(logging.LogRecord, "fields", {})  # noqa: B010 - the class has no such attribute to be assigned
+
+class _WithFields(logging.Formatter):
+    """What varies in a line of our log is in its fields: a failing test shows them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{super().format(record)} {getattr(record, 'fields', '')}"
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    plugin = session.config.pluginmanager.get_plugin("logging-plugin")
+    assert plugin is not None
+    plugin.report_handler.setFormatter(_WithFields("%(asctime)s %(levelname)s %(name)s %(message)s"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,6 +128,13 @@ class Reconciler:
         if todo.copy:
             await self._copy(connection, job, links, todo.copy, outcome)
 
+    async def _hold(self, connection: Connection, sources: Sequence[Source], outcome: Outcome) -> None:
+        """Keep in mind whom these copies hold before anything is done to them."""
+        held = await self.rows.people.held(connection, [source.target_id for source in sources])
+        outcome.held |= held
+        # Whoever was written for another part of the batch may lose their feature face in this one.
+        outcome.written -= held
+
     async def _settle_held(self, connection: Connection, job: Job, outcome: Outcome) -> None:
         """Settle the people of the copies at hand: those who lost a face may have lost their last one.
 
@@ -166,7 +173,7 @@ class Reconciler:
         async with connection.pipeline():
             files = by_source(await self.planner.files(connection, sources))
             people = await self.rows.people.of(connection, job, sources, self.layout)
-            outcome.held |= await self.rows.people.held(connection, [source.target_id for source in sources])
+            await self._hold(connection, sources, outcome)
         begun = await asyncio.to_thread(self.placer.unmade, job, sources, files)
         if begun:
             await connection.execute(query("plan", "begin"), {**job_params(job), **batch_params(begun)})
@@ -259,7 +266,7 @@ class Reconciler:
     async def _remove(
         self, connection: Connection, job: Job, links: OriginalLinks, sources: Sequence[Source], outcome: Outcome
     ) -> None:
-        outcome.held |= await self.rows.people.held(connection, [source.target_id for source in sources])
+        await self._hold(connection, sources, outcome)
         async with left_if_cut_off(connection, job, sources):
             removed = await remove(connection, job, sources, self.layout, links, self.rows.extras, self.rows.phones)
         outcome.removed += len(removed.sources)

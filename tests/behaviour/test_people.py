@@ -110,6 +110,33 @@ def test_point_1_somebody_whom_no_face_needs_goes_also_where_that_has_to_wait(ho
 
 
 @pytest.mark.variant
+def test_point_1_a_feature_face_follows_also_in_a_batch_that_is_tried_again_in_parts(home: Home) -> None:
+    """One photo is refused; of each person one photo goes, with the feature face, and another one is written anew."""
+    alice, query = home.alice, home.house.query
+    pairs = []
+    for number in range(6):
+        goes, _, person = portrait(alice, f"{number}.jpg")
+        pairs.append((goes, portrait(alice, f"{number}-again.jpg", person)[0]))
+    home.settled()
+    with home.stopped():
+        for goes, stays in pairs:
+            alice.trash(goes)
+            alice.describe(stays, "written anew")
+        alice.upload("refused.jpg")
+        query("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE check_violation; END'")
+        query(
+            f"""CREATE TRIGGER refuse BEFORE INSERT ON asset FOR EACH ROW
+                WHEN (NEW."ownerId" = '{home.bob.user_id}' AND NEW."originalFileName" = 'refused.jpg')
+                EXECUTE FUNCTION refuse()"""
+        )
+    eventually(lambda: query("SELECT job FROM _face_sync_failure"))
+    query("DROP TRIGGER refuse ON asset")
+    home.settled()
+    faces = {owner_of_face(home.bob, row["faceAssetId"]) for row in home.bob.people()}
+    assert (len(home.bob.people()), faces) == (len(pairs), {home.bob.user_id})
+
+
+@pytest.mark.variant
 def test_point_1_with_jobs_in_both_directions_a_person_is_one(new_home: Callable[..., Home]) -> None:
     home = new_home(both_ways=True)
     home.start()
