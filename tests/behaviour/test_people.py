@@ -1,5 +1,6 @@
 """Point 1: people up to 3.1, and what people of both models have in common."""
 
+import json
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -111,29 +112,35 @@ def test_point_1_somebody_whom_no_face_needs_goes_also_where_that_has_to_wait(ho
 
 @pytest.mark.variant
 def test_point_1_a_feature_face_follows_also_in_a_batch_that_is_tried_again_in_parts(home: Home) -> None:
-    """One photo is refused; of each person one photo goes, with the feature face, and another one is written anew."""
+    """One copy cannot be removed; of each person one photo goes, with the feature face, and another is written anew."""
     alice, query = home.alice, home.house.query
-    pairs = []
+    kept, going, staying = alice.upload("kept.jpg"), [], []
     for number in range(6):
-        goes, _, person = portrait(alice, f"{number}.jpg")
-        pairs.append((goes, portrait(alice, f"{number}-again.jpg", person)[0]))
+        photo, _, person = portrait(alice, f"{number}.jpg")
+        going.append(photo)
+        staying.append(portrait(alice, f"{number}-again.jpg", person)[0])
     home.settled()
-    with home.stopped():
-        for goes, stays in pairs:
-            alice.trash(goes)
-            alice.describe(stays, "written anew")
-        alice.upload("refused.jpg")
-        query("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE check_violation; END'")
-        query(
-            f"""CREATE TRIGGER refuse BEFORE INSERT ON asset FOR EACH ROW
-                WHEN (NEW."ownerId" = '{home.bob.user_id}' AND NEW."originalFileName" = 'refused.jpg')
-                EXECUTE FUNCTION refuse()"""
-        )
+    query("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE check_violation; END'")
+    query(
+        f"""CREATE TRIGGER refuse BEFORE DELETE ON asset FOR EACH ROW
+            WHEN (OLD."ownerId" = '{home.bob.user_id}' AND OLD."originalFileName" = 'kept.jpg')
+            EXECUTE FUNCTION refuse()"""
+    )
+    with psycopg.connect(home.immich.conninfo) as immich:
+        # One notification names them all, so that they are one batch.
+        immich.execute("SET face_sync.quiet = on")
+        trash = "UPDATE asset SET status = 'trashed', \"deletedAt\" = now() WHERE id = ANY(%s)"
+        immich.execute(trash, [[*going, kept]])
+        describe = 'UPDATE asset_exif SET description = %s WHERE "assetId" = ANY(%s)'
+        immich.execute(describe, ["written anew", staying])
+        ids = [str(photo) for photo in (*staying, *going, kept)]
+        said = json.dumps({"v": 1, "kind": "asset", "ids": ids})
+        immich.execute("SELECT pg_notify('immich_shared_library', %s)", [said])
     eventually(lambda: query("SELECT job FROM _face_sync_failure"))
     query("DROP TRIGGER refuse ON asset")
     home.settled()
     faces = {owner_of_face(home.bob, row["faceAssetId"]) for row in home.bob.people()}
-    assert (len(home.bob.people()), faces) == (len(pairs), {home.bob.user_id})
+    assert (len(home.bob.people()), faces) == (len(going), {home.bob.user_id})
 
 
 @pytest.mark.variant
