@@ -58,7 +58,8 @@ def appear_large(house: House) -> None:
 
 def read_as_a_whole(house: House) -> dict[str, int]:
     """Return how often each large table was. A session counts what it read before the server forgets it."""
-    others = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    others = """SELECT pid FROM pg_stat_activity
+                WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"""
     eventually(lambda: not house.query(others))
     return {str(table): int(str(count)) for table, count in house.query(_READ)}
 
