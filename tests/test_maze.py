@@ -1,18 +1,15 @@
 """Paths that lead astray: nothing outside the roots is written, linked into or unlinked, and nothing that is not ours.
 
 A maze of folders and symlinks is built at random, rows point into it, and the real reconciler works on it while every
-call that changes a file is traced. And an attacker who may write below our folders swaps one for a symlink between any
-two calls: a check that is made before the use must hold at the use.
+call that changes a file is traced.
 """
 
 import asyncio
 import contextlib
 import os
 import shutil
-import stat
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -25,126 +22,17 @@ from hypothesis import strategies as st
 from listener.database import connect
 from listener.immich import catalog
 from listener.immich.api import Features
-from listener.immich.layout import Layout
 from listener.ops.metrics import Metrics
 from listener.settings import Job
 from listener.standin.postgres import create_database, drop_database
-from listener.sync.files import FileProblemError, FileTask, OriginalLinks, place, remove_files
 from listener.sync.reconciler import Reconciler
 from tests.conftest import DEFAULT_RELEASE, Roots
 from tests.house import add_library, add_user
 from tests.photos import Photo, add_rows
 from tests.role import as_listener
+from tests.tracing import Change, everything, traced, tracing
 
 NOTHING_ON = Features(smart_search=False, facial_recognition=False, ocr=False)
-
-
-# --- tracing -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A call that changes a file, and where it really was at that moment."""
-
-    call: str
-    place: str
-
-
-@dataclass
-class Trace:
-    """Every change that this process makes to files while it is on: an audit hook cannot be taken out again."""
-
-    on: bool = False
-    changes: list[Change] = field(default_factory=list)
-
-    def note(self, call: str, path: Any, folder: int = -1, *, follow: bool = False) -> None:
-        if self.on and not isinstance(path, int):
-            self.changes.append(Change(call, _real(os.fsdecode(path), folder, follow=follow)))
-        elif self.on:
-            self.changes.append(Change(call, _opened(path)))
-
-    def hook(self, event: str, args: tuple[Any, ...]) -> None:
-        match event, args:
-            case "os.link", (_, target, _, folder):
-                self.note(event, target, folder)
-            case "os.symlink", (_, target, folder):
-                self.note(event, target, folder)
-            case "os.rename", (source, target, source_folder, folder):
-                self.note(event, source, source_folder)
-                self.note(event, target, folder)
-            case (("os.remove" | "os.rmdir"), (path, folder)):
-                self.note(event, path, folder)
-            case "os.mkdir", (path, _, folder):
-                self.note(event, path, folder)
-            case (("os.chmod" | "os.utime" | "os.truncate" | "os.chown" | "os.lchown"), (path, *_)):
-                # None of ours but by a descriptor, or for a symlink itself.
-                self.note(event, path, args[-1] if isinstance(args[-1], int) else -1)
-            case "open", (path, _, int(flags)) if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-                # The event has no folder: such calls come through `opened`.
-                if isinstance(path, str) and path.startswith("/"):
-                    self.note("open for writing", path, follow=True)
-
-    def opened(self, real: Callable[..., int]) -> Callable[..., int]:
-        """Return os.open, traced also where it opens in a folder."""
-
-        def traced(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
-            if dir_fd is not None and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-                self.note("open for writing", path, dir_fd, follow=not flags & os.O_NOFOLLOW)
-            return real(path, flags, mode, dir_fd=dir_fd)
-
-        return traced
-
-
-def _real(path: str, folder: int, *, follow: bool) -> str:
-    above = _opened(folder) if folder >= 0 else str(Path.cwd())
-    whole = Path(f"{above}/{path}" if not path.startswith("/") else path)
-    return os.path.realpath(whole) if follow else f"{os.path.realpath(whole.parent)}/{whole.name}"
-
-
-def _opened(descriptor: int) -> str:
-    return str(Path(f"/proc/self/fd/{descriptor}").readlink())
-
-
-TRACE = Trace()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _hooked() -> Iterator[None]:
-    sys.addaudithook(TRACE.hook)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "open", TRACE.opened(os.open))
-        yield
-    TRACE.on = False
-
-
-@contextlib.contextmanager
-def traced() -> Iterator[list[Change]]:
-    TRACE.changes.clear()
-    TRACE.on = True
-    try:
-        yield TRACE.changes
-    finally:
-        TRACE.on = False
-
-
-def everything(*roots: Path) -> dict[str, tuple[str, bytes]]:
-    """Return each name below some folders, with what it is and holds; no symlink is followed."""
-    found = {}
-    for root in roots:
-        for above, folders, files in os.walk(root):
-            for name in (*folders, *files):
-                path = Path(above, name)
-                mode = path.lstat().st_mode
-                if stat.S_ISLNK(mode):
-                    found[str(path)] = "symlink", os.fsencode(path.readlink())
-                elif stat.S_ISDIR(mode):
-                    found[str(path)] = "folder", b""
-                else:
-                    found[str(path)] = "file", path.read_bytes()
-    return found
-
-
-# --- the maze ------------------------------------------------------------------------------------------------
 
 NAMES = st.sampled_from(["a", "b", "c"])
 CROOKED = st.lists(st.sampled_from(["a", "b", "c", "..", ".", "", "a.jpg", "\n"]), min_size=1, max_size=5)
@@ -203,6 +91,12 @@ class Maze:
                     path.symlink_to(kind.format(here=path, **self.words))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _tracing() -> Iterator[None]:
+    with tracing():
+        yield
+
+
 @pytest.fixture(scope="module")
 def database(server: str, template: Callable[[str], str]) -> Iterator[str]:
     name = f"test_{uuid4().hex}"
@@ -213,7 +107,8 @@ def database(server: str, template: Callable[[str], str]) -> Iterator[str]:
         drop_database(server, name)
 
 
-async def reconcile(conninfo: str, roots: Roots, job: Job, ids: Sequence[UUID], mode: Any) -> None:
+async def reconcile(conninfo: str, roots: Roots, job: Job, ids: Sequence[UUID], mode: Any) -> list[Change]:
+    """Reconcile these photos; returns what was changed."""
     async with await connect(conninfo) as connection:
         reconciler = Reconciler.compose(
             await catalog.read(connection),
@@ -224,8 +119,9 @@ async def reconcile(conninfo: str, roots: Roots, job: Job, ids: Sequence[UUID], 
             features=NOTHING_ON,
             ml_wait=0,
         )
-        with traced():
+        with traced() as changes:
             await reconciler.assets(connection, job, ids)
+        return changes
 
 
 def execute(conninfo: str, statement: str, *params: object) -> list[tuple[Any, ...]]:
@@ -308,17 +204,19 @@ def test_no_way_leads_out_of_the_maze(
         there = everything(maze.root)
         paths = {row[0] for row in execute(database, 'SELECT "originalPath" FROM asset WHERE "ownerId" = %s', bob)}
         copies = {str(row[0]) for row in execute(database, "SELECT target_asset_id FROM _face_sync_asset_map")}
-        asyncio.run(reconcile(listener, roots, job, ids, mode))
+        changes = asyncio.run(reconcile(listener, roots, job, ids, mode))
         paths |= {row[0] for row in execute(database, 'SELECT "originalPath" FROM asset WHERE "ownerId" = %s', bob)}
         copies |= {str(row[0]) for row in execute(database, "SELECT target_asset_id FROM _face_sync_asset_map")}
-        check(maze, there, paths | {way[0].replace(words["carol"], words["bob"], 1) for way in ways}, copies)
+        check(maze, changes, there, paths | {way[0].replace(words["carol"], words["bob"], 1) for way in ways}, copies)
 
 
-def check(maze: Maze, before: Mapping[str, tuple[str, bytes]], ours: set[str], copies: set[str]) -> None:
-    """Check what was traced, and that everything is still there but what is ours."""
+def check(
+    maze: Maze, changes: Sequence[Change], before: Mapping[str, tuple[str, bytes]], ours: set[str], copies: set[str]
+) -> None:
+    """Check what was changed, and that everything is still there but what is ours."""
     bob, media = maze.words["bob"], os.path.realpath(maze.roots.media)
-    made = {change.place for change in TRACE.changes if change.call == "os.mkdir"}
-    for change in TRACE.changes:
+    made = {change.place for change in changes if change.call == "os.mkdir"}
+    for change in changes:
         where = change.place
         assert where.startswith((f"{bob}/", f"{media}/thumbs/", f"{media}/encoded-video/")), change
         if where.startswith(f"{media}/") and where not in made:
@@ -334,137 +232,3 @@ def check(maze: Maze, before: Mapping[str, tuple[str, bytes]], ours: set[str], c
         )
         emptied = kind == "folder" and path.startswith(f"{bob}/")
         assert ours_here or emptied or now.get(path) == (kind, content), path
-
-
-# --- between the check and the use ---------------------------------------------------------------------------
-
-CALLS = (
-    *(
-        "stat",
-        "lstat",
-        "readlink",
-        "open",
-        "link",
-        "symlink",
-        "rename",
-        "replace",
-        "unlink",
-        "remove",
-        "mkdir",
-        "rmdir",
-    ),
-    *("chmod", "chown", "lchown", "utime", "scandir", "listdir", "access"),
-)
-
-
-@dataclass
-class Attacker:
-    """Swaps a folder for a symlink just before the n-th call that has to do with files."""
-
-    folder: Path
-    victim: Path
-    at: int
-    calls: int = 0
-
-    def wrap(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            self.calls += 1
-            if self.calls == self.at:
-                self._swap()
-            return call(*args, **kwargs)
-
-        return wrapped
-
-    def _swap(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            _rename(self.folder, self.folder.with_name("away"))
-        with contextlib.suppress(OSError):
-            _symlink(self.victim, self.folder)
-
-
-_rename, _symlink = os.rename, os.symlink
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """Bob's folder with links, his folder of thumbnails, and a folder of alice's that is none of his."""
-
-    root: Path
-
-    @property
-    def layout(self) -> Layout:
-        return Layout(self.root / "data", self.root / "external_library")
-
-    @property
-    def links(self) -> OriginalLinks:
-        return OriginalLinks(self.layout, str(self.root / "external_library" / "shared" / "bob"))
-
-    @property
-    def linked(self) -> Path:
-        return self.root / "external_library" / "shared" / "bob" / "2024"
-
-    @property
-    def generated(self) -> Path:
-        return self.root / "data" / "thumbs" / "bob" / "11"
-
-    @property
-    def picture(self) -> Path:
-        return self.root / "data" / "thumbs" / "alice" / "p.jpeg"
-
-    def build(self, victim: Path) -> None:
-        for folder in (self.linked / "deep", self.generated, self.picture.parent, victim / "deep"):
-            folder.mkdir(parents=True)
-        self.picture.write_text("picture")
-        for name in ("made.jpg", "moved.jpg", "gone.jpg"):
-            (self.linked / name).symlink_to("/old") if name != "made.jpg" else None
-            (victim / name).write_text("alice's") if name == "gone.jpg" else None
-        (victim / "moved.jpg").symlink_to("/alice's own")
-        (self.linked / "deep" / "last.jpg").symlink_to("/old")
-        (self.generated / "id_old.jpeg").write_text("old")
-        (victim / "id_old.jpeg").write_text("alice's")
-        (victim / "id_there.jpeg").write_text("alice's")
-        (self.generated / "id_there.jpeg").write_text("old")
-
-
-DEEDS: Mapping[str, tuple[str, Callable[[Scene], object]]] = {
-    "link": ("linked", lambda scene: scene.links.link(str(scene.linked / "made.jpg"), "/new")),
-    "link anew": ("linked", lambda scene: scene.links.link(str(scene.linked / "moved.jpg"), "/new")),
-    "link deeper": ("linked", lambda scene: scene.links.link(str(scene.linked / "b" / "c" / "made.jpg"), "/new")),
-    "unlink": ("linked", lambda scene: scene.links.unlink(str(scene.linked / "gone.jpg"))),
-    "unlink the last": ("linked", lambda scene: scene.links.unlink(str(scene.linked / "deep" / "last.jpg"))),
-    "hardlink": ("generated", lambda scene: place(
-        FileTask(str(scene.picture), str(scene.generated / "id_there.jpeg"), shared=True), scene.layout, "auto")),
-    "copy": ("generated", lambda scene: place(
-        FileTask(str(scene.picture), str(scene.generated / "id_there.jpeg"), shared=False), scene.layout, "auto")),
-    "copy deeper": ("generated", lambda scene: place(
-        FileTask(str(scene.picture), str(scene.generated / "a" / "id_new.jpeg"), shared=False), scene.layout, "auto")),
-    "remove": ("generated", lambda scene: remove_files(
-        scene.layout, [scene.generated], "id_", [str(scene.generated / "id_old.jpeg")])),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("deed", DEEDS)
-def test_a_folder_swapped_for_a_symlink_at_any_moment_leads_nowhere(
-    deed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    which, act = DEEDS[deed]
-    tries = 0
-    while True:
-        tries += 1
-        scene = Scene(tmp_path.resolve() / str(tries))
-        # Alice's folder is below the same root, where only the folder itself is forbidden; or outside the media root.
-        victim = scene.root / ("external_library/alice/2024" if which == "linked" else "outside")
-        scene.build(victim)
-        links = scene.links
-        assert not links.directory
-        attacker = Attacker(getattr(scene, which), victim, at=tries)
-        before = everything(victim)
-        with monkeypatch.context() as patch:
-            for name in CALLS:
-                patch.setattr(os, name, attacker.wrap(getattr(os, name)))
-            with contextlib.suppress(FileProblemError):
-                act(scene)
-        assert everything(victim) == before, f"swapped before call {tries}"
-        if attacker.calls < tries:
-            break
-    assert tries > 5, "the attacker never came to act"
