@@ -164,7 +164,10 @@ class Reconciler:
             await halving(connection, self.catalog, ids, failed, settle)
         for person_id, failure in failed.items():
             self.metrics.failures.labels(job=job.name, reason=failure.kind).inc()
-            log.warning("a person is not as they should be", person=person_id, job=job.name, reason=failure.text)
+            if failure.kind == "lock":
+                self.limited.warning("the database is busy: people are tried again", job=job.name)
+            else:
+                log.warning("a person is not as they should be", person=person_id, job=job.name, reason=failure.text)
         outcome.failed_people |= failed
 
     async def _copy(
