@@ -159,16 +159,14 @@ class Reconciler:
             concerned = {*some, *(mirrors[id_] for id_ in some if id_ in mirrors)}
             await self._drop_empty(connection, job, people=concerned, held=concerned & (outcome.held | outcome.placed))
 
-        failed: dict[UUID, Failure] = {}
         if ids:
-            await halving(connection, self.catalog, ids, failed, settle)
-        for person_id, failure in failed.items():
+            await halving(connection, self.catalog, ids, outcome.failed_people, settle)
+        for person_id, failure in outcome.failed_people.items():
             self.metrics.failures.labels(job=job.name, reason=failure.kind).inc()
             if failure.kind == "lock":
                 self.limited.warning("the database is busy: people are tried again", job=job.name)
             else:
                 log.warning("a person is not as they should be", person=person_id, job=job.name, reason=failure.text)
-        outcome.failed_people |= failed
 
     async def _copy(
         self, connection: Connection, job: Job, links: OriginalLinks, sources: Sequence[Source], outcome: Outcome

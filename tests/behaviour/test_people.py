@@ -144,6 +144,14 @@ def test_point_1_a_feature_face_follows_also_in_a_batch_that_is_tried_again_in_p
 
 
 @pytest.mark.variant
+def test_point_1_a_thumbnail_that_cannot_be_copied_is_told(home: Home, caplog: pytest.LogCaptureFixture) -> None:
+    _, _, person = named_portrait(home.alice, "Grace")
+    home.settled()
+    home.alice.change_person(person, thumbnailPath=f"{thumbnail(home.alice, person)}.gone")
+    eventually(lambda: "a person is not as they should be" in caplog.text)
+
+
+@pytest.mark.variant
 def test_point_1_with_jobs_in_both_directions_a_person_is_one(new_home: Callable[..., Home]) -> None:
     home = new_home(both_ways=True)
     home.start()
