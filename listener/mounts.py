@@ -48,20 +48,24 @@ class Suspect:
 class Mounts:
     """Which jobs pause because their folders are away; tells readiness, the metric and the log."""
 
-    def __init__(self, layout: Layout, metrics: Metrics, readiness: http.Readiness) -> None:
-        self._layout = layout
+    def __init__(self, metrics: Metrics, readiness: http.Readiness) -> None:
+        self._layout: Layout
         self._metrics = metrics
         self._readiness = readiness
         self._marked: frozenset[str] = frozenset()
         self._away: dict[str, str] = {}
         readiness.met(http.Condition.MOUNTED)
 
-    async def read(self, connection: Connection) -> None:
-        """Read where Immich has put its marks. Raises psycopg.Error."""
+    async def begin(self, connection: Connection, layout: Layout) -> None:
+        """Begin anew with the folders as they were seen, and read where Immich put its marks. Raises psycopg.Error."""
+        self._layout = layout
         self._marked = await _marked(connection)
 
     async def paused(self, connection: Connection, job: Job) -> bool:
-        """Tell whether a job must not be worked on now. Raises MountedAgainError when that is over, psycopg.Error."""
+        """Tell whether a job must not be worked on now.
+
+        Raises MountedAgainError when that is over, SwappedError where a disk came or went unseen, psycopg.Error.
+        """
         try:
             words = await missing(connection, job, self._layout, self._marked)
         except psycopg.errors.LockNotAvailable:
@@ -71,6 +75,8 @@ class Mounts:
         elif self._away.pop(job.name, None) is not None:
             self._tell(job)
             raise MountedAgainError(f"the folders of job {job.name!r} are back")
+        else:
+            await asyncio.to_thread(self._layout.confirm)
         return words is not None
 
     def _pause(self, job: Job, words: str) -> None:

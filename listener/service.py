@@ -20,7 +20,7 @@ from listener import asking, channel, condition, mounts, preflight, recovery, st
 from listener.address import Address
 from listener.database import Connection, FencedError, Pool, end_former_sessions, fetch, pool, query
 from listener.immich.catalog import ChangedError
-from listener.immich.layout import Layout
+from listener.immich.layout import SwappedError
 from listener.ops import http, logs
 from listener.ops.metrics import Metrics
 from listener.ownership import Ownership
@@ -72,7 +72,7 @@ class Service:
         self._holding = False
         self._owner = uuid4()
         self._ownership = Ownership(settings.jobs, self._owner)
-        self._mounts = mounts.Mounts(Layout(settings.media_root, settings.external_root), self.metrics, self.readiness)
+        self._mounts = mounts.Mounts(self.metrics, self.readiness)
         self._address = Address(settings)
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._pool = self._new_pool()
@@ -125,6 +125,10 @@ class Service:
             except mounts.MountedAgainError as error:
                 log.info("everything is looked at anew", reason=str(error))
                 pause = 0.0
+            except SwappedError as error:
+                # A disk came or went while a batch was in hand: whether it is away is judged next.
+                log.warning("everything is looked at anew", reason=str(error))
+                pause = mounts.EVERY
             except (*_LOST, preflight.RefusedError) as error:
                 if isinstance(error, preflight.RefusedError) and not self._served:
                     raise
@@ -159,7 +163,7 @@ class Service:
             self.readiness.met(http.Condition.DATABASE)
             self._ownership.lost()
             self.queue.clear()
-            await self._mounts.read(connection)
+            await self._mounts.begin(connection, ready.reconciler.layout)
             self._pool = self._new_pool()
             await self._pool.open()
             tasks = [

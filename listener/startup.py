@@ -36,7 +36,7 @@ class Ready:
 
 async def prepare(connection: Connection, settings: Settings, metrics: Metrics, upkeep: Upkeep) -> Ready:
     """Read what this Immich is, and bring our tables there. Raises RefusedError, TrackingError or psycopg.Error."""
-    layout = Layout(settings.media_root, settings.external_root)
+    layout = Layout(settings.media_root, settings.external_root).as_seen()
     catalog = await preflight.check(connection, settings.jobs, layout)
     for warning in catalog.warnings():
         log.warning(warning)
@@ -62,8 +62,7 @@ async def prepare(connection: Connection, settings: Settings, metrics: Metrics, 
     features = known or api.Features(smart_search=True, facial_recognition=True, ocr=True)
     reconciler = Reconciler.compose(
         catalog,
-        media_root=settings.media_root,
-        external_root=settings.external_root,
+        layout=layout,
         link_mode=settings.link_mode,
         metrics=metrics,
         features=features,

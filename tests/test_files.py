@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 
-from listener.immich.layout import Layout
+from listener.immich.layout import Layout, Root
 from listener.sync import files
 from listener.sync.files import FileProblemError, FileTask, place, remove_files
 from listener.sync.folders import held
@@ -138,13 +138,13 @@ def other_filesystem() -> Iterator[Path]:
 def test_across_file_systems_a_hardlink_gives_way_to_a_copy(pair: Pair, other_filesystem: Path) -> None:
     """As where thumbs lie on a disk of their own. The walls are left out: two file systems have no root of ours."""
     target = other_filesystem / "bob" / "b.jpeg"
-    with held(pair.source, pair.source.parent) as origin:
-        assert files._hardlink(origin, target, other_filesystem, "auto") is None
-        assert files._copy(origin, target, other_filesystem) == "copy"
+    with held(pair.source, Root(pair.source.parent)) as origin:
+        assert files._hardlink(origin, target, Root(other_filesystem), "auto") is None
+        assert files._copy(origin, target, Root(other_filesystem)) == "copy"
         assert (target.read_bytes(), target.stat().st_mtime_ns) == (b"picture", OLD_NS)
-        assert files._copy(origin, target, other_filesystem) == "unchanged"
+        assert files._copy(origin, target, Root(other_filesystem)) == "unchanged"
         with pytest.raises(OSError, match="cross-device") as refused:
-            files._hardlink(origin, other_filesystem / "c.jpeg", other_filesystem, "hardlink")
+            files._hardlink(origin, other_filesystem / "c.jpeg", Root(other_filesystem), "hardlink")
     assert refused.value.errno == errno.EXDEV
 
 

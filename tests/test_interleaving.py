@@ -25,6 +25,7 @@ from listener import channel, preflight, tracking, triggers
 from listener.channel import Notification
 from listener.database import Connection, Pool, connect
 from listener.immich.api import Features
+from listener.immich.layout import Layout
 from listener.ops.metrics import Metrics
 from listener.ownership import Ownership
 from listener.settings import Job
@@ -150,8 +151,7 @@ class Listener:
             await Ownership(self.jobs, owner).take(connection)
             reconciler = Reconciler.compose(
                 catalog,
-                media_root=self.roots.media,
-                external_root=self.roots.external,
+                layout=Layout(self.roots.media, self.roots.external),
                 link_mode="auto",
                 metrics=metrics,
                 features=EVERYTHING,

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from listener.database import connect
 from listener.immich import catalog
 from listener.immich.api import Features
+from listener.immich.layout import Layout
 from listener.ops.metrics import Metrics
 from listener.settings import Job
 from listener.standin.postgres import create_database, drop_database
@@ -112,8 +113,7 @@ async def reconcile(conninfo: str, roots: Roots, job: Job, ids: Sequence[UUID], 
     async with await connect(conninfo) as connection:
         reconciler = Reconciler.compose(
             await catalog.read(connection),
-            media_root=roots.media,
-            external_root=roots.external,
+            layout=Layout(roots.media, roots.external).as_seen(),
             link_mode=mode,
             metrics=Metrics(),
             features=NOTHING_ON,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import pytest
 
 from listener import mounts
 from listener.database import connect
-from listener.immich.layout import Layout
+from listener.immich import catalog
+from listener.immich.api import Features
+from listener.immich.layout import Layout, SwappedError
 from listener.ops.http import Readiness
 from listener.ops.metrics import Metrics
 from listener.sync.files import FileProblemError, OriginalLinks
+from listener.sync.reconciler import Reconciler
 from tests.conftest import ImmichDatabase, Roots, eventually, eventually_async
 from tests.disks import HEALS_WITHIN, healed, look, mount, mounted, unmount
 from tests.house import Process
@@ -123,6 +127,20 @@ def test_a_disk_that_is_unmounted_under_the_running_listener_comes_back(
             healed(carol, 2, process)
 
 
+def test_another_disk_in_the_place_of_one_is_looked_at_anew(carol: PhotoHouse, roots: Roots, tmp_path: Path) -> None:
+    """As a snapshot, or the same share of another server; too fast to be seen as away."""
+    carol.add(2)
+    another = tmp_path / "another"
+    with carol.house.running() as process:
+        healed(carol, 2, process)
+        shutil.copytree(roots.external, another, symlinks=True)
+        shutil.rmtree(another / Path(carol.house.jobs[0].target_path_prefix).relative_to(roots.external))
+        roots.external.rename(tmp_path / "former")
+        another.rename(roots.external)
+        eventually(lambda: "is not the folder that it was" in process.output, describe=lambda: process.output[-3000:])
+        healed(carol, 2, process)
+
+
 def test_where_immich_left_a_mark_the_mark_decides(carol: PhotoHouse, roots: Roots) -> None:
     """Somebody has written into the empty mount point: it is not empty, and still not the disk."""
     flags = '{"mountChecks": {"thumbs": true, "upload": true, "profile": true}}'
@@ -172,14 +190,71 @@ def test_what_the_folders_lead_to_is_judged_again_when_they_are_back(carol: Phot
         process.end()
 
 
-def test_no_link_is_made_where_the_external_root_is_away(roots: Roots) -> None:
+@pytest.mark.parametrize("how", ["gone", "empty"])
+def test_no_link_is_made_or_removed_where_the_external_root_is_away(roots: Roots, how: str) -> None:
     """The last wall: the root goes away between a look at it and the link."""
     job_prefix = roots.external / "shared" / "bob"
-    links = OriginalLinks(Layout(roots.media, roots.external), str(job_prefix))
+    path = str(job_prefix / "2024" / "IMG.jpg")
+    links = OriginalLinks(Layout(roots.media, roots.external).as_seen(), str(job_prefix))
+    with away(roots.external, how):
+        with pytest.raises(SwappedError, match="is not the folder that it was"):
+            links.link(path, "/elsewhere/IMG.jpg")
+        assert how == "empty" or not roots.external.exists()
+        with pytest.raises(SwappedError, match="is not the folder that it was"):
+            links.unlink(path)
+    assert links.link(path, "/elsewhere/IMG.jpg") == "symlink"
+
+
+def test_no_folder_is_made_for_an_external_root_that_never_was_there(roots: Roots) -> None:
+    job_prefix = roots.external / "shared" / "bob"
     roots.external.rmdir()
+    links = OriginalLinks(Layout(roots.media, roots.external).as_seen(), str(job_prefix))
     with pytest.raises(FileProblemError, match="is not there: mount it"):
         links.link(str(job_prefix / "2024" / "IMG.jpg"), "/elsewhere/IMG.jpg")
     assert not roots.external.exists()
+
+
+@pytest.mark.parametrize("which", ["media", "thumbs", "external"])
+@pytest.mark.parametrize("work", ["make", "remove"])
+def test_a_disk_that_goes_away_while_a_batch_is_in_hand(carol: PhotoHouse, roots: Roots, which: str, work: str) -> None:
+    folder = {"media": roots.media, "thumbs": roots.media / "thumbs", "external": roots.external}[which]
+    photos = carol.add(3)
+    with carol.house.running() as process:
+        healed(carol, 3, process)
+    if work == "make":
+        (photo,) = carol.add(1, start=100)
+    else:
+        photo = photos[0]
+        carol.house.query("UPDATE asset SET visibility = 'locked' WHERE id = %s", photo.id)
+    asyncio.run(_without_its_folder(carol, photo, folder))
+    assert carol.copies() == 3
+    assert carol.failures() == {}
+    with carol.house.running() as process:
+        # Nothing is left of what went, and all of what came is there.
+        healed(carol, 4 if work == "make" else 2, process)
+
+
+async def _without_its_folder(carol: PhotoHouse, photo: Photo, folder: Path) -> None:
+    """Reconcile a photo; after the look at the folders one goes, and an empty mount point is there instead."""
+    conninfo, roots = carol.house.immich.conninfo, carol.house.roots
+    async with await connect(conninfo) as connection:
+        await connection.execute("SET lock_timeout = 0")
+        reconciler = Reconciler.compose(
+            await catalog.read(connection),
+            layout=Layout(roots.media, roots.external).as_seen(),
+            link_mode="auto",
+            metrics=Metrics(),
+            features=Features(smart_search=False, facial_recognition=False, ocr=False),
+            ml_wait=0,
+        )
+        with psycopg.connect(conninfo) as immich:
+            immich.execute("LOCK TABLE asset")
+            working = asyncio.create_task(reconciler.assets(connection, carol.house.jobs[0], [photo.id]))
+            await eventually_async(lambda: _waits(conninfo, connection.info.dbname))
+            with away(folder, "empty"):
+                immich.commit()
+                with pytest.raises(SwappedError, match=f"{folder} is not the folder that it was"):
+                    await working
 
 
 @pytest.mark.parametrize("made", [True, False])
@@ -219,8 +294,9 @@ async def test_while_the_rows_cannot_be_asked_an_empty_folder_is_not_worked_on(c
     job = carol.house.jobs[0]
     carol.rows([photo])
     await asyncio.to_thread(carol.folder.rmdir)
-    looking = mounts.Mounts(Layout(roots.media, roots.external), Metrics(), Readiness())
+    looking = mounts.Mounts(Metrics(), Readiness())
     async with await connect(carol.house.immich.conninfo) as connection:
+        await looking.begin(connection, Layout(roots.media, roots.external).as_seen())
         await connection.execute("SET lock_timeout = 100")
         with psycopg.connect(carol.house.immich.conninfo) as migration:
             migration.execute("LOCK TABLE asset")

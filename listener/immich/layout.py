@@ -4,9 +4,11 @@ All paths are as Immich's server sees them, which is also how we see them. A pat
 it could lead out of its folder: by ``..``, by an empty part, or by a symlink.
 """
 
+import contextlib
 import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID
 
@@ -14,18 +16,63 @@ from listener.settings import Job
 
 # Folders below the media root that Immich names files of assets by id in.
 _FILE_FOLDERS = ("thumbs", "encoded-video")
+# What tells one folder from another at the same path, as from the mount point below it: device and inode.
+Identity = tuple[int, int]
 
 
 class RefusedPathError(Exception):
     """A path leads out of where it must stay. The text names the path and the folder."""
 
 
+class SwappedError(Exception):
+    """Another folder is where one of Immich's was a moment ago, or none: a disk came or went. The text names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A folder below which something is made or removed, and which folder it was when we began; None if not known."""
+
+    path: Path
+    was: Identity | None = None
+
+    def confirm(self, now: Identity | None) -> None:
+        """Raise SwappedError unless the folder that is here now is the one that was."""
+        if self.was not in {None, now}:
+            raise SwappedError(f"{self.path} is not the folder that it was: a disk was mounted or unmounted")
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The two roots that Immich and we both see."""
+    """The two roots that Immich and we both see.
+
+    seen: which folders they were when we began, see `as_seen`. Where that is known, nothing is made or removed in
+    others.
+    """
 
     media_root: Path
     external_root: Path
+    seen: Mapping[Path, Identity] = field(default_factory=dict, compare=False)
+
+    @property
+    def media(self) -> Root:
+        """The media root, and which folder it was."""
+        return Root(self.media_root, self.seen.get(self.media_root))
+
+    @property
+    def external(self) -> Root:
+        """The root of the external libraries, and which folder it was."""
+        return Root(self.external_root, self.seen.get(self.external_root))
+
+    def as_seen(self) -> "Layout":
+        """Return this layout with the folders that are there now; those that are not are not asked for later."""
+        folders = (self.media_root, *(self.media_root / name for name in _FILE_FOLDERS), self.external_root)
+        found = {folder: identity(folder) for folder in folders}
+        return replace(self, seen={folder: is_ for folder, is_ in found.items() if is_ is not None})
+
+    def confirm(self) -> None:
+        """Raise SwappedError unless all folders are those that were seen."""
+        for folder, was in self.seen.items():
+            Root(folder, was).confirm(identity(folder))
 
     def relative(self, path: str, root: str) -> str:
         """Return ``path`` below ``root``. Raises RefusedPathError if it is not plainly below it."""
@@ -87,6 +134,14 @@ class Layout:
         """Return the path of a link of ours: its folder is sure to stay below the external root."""
         folder, name = os.path.split(path)
         return _inside(folder, self.external_root) / name
+
+
+def identity(folder: Path) -> Identity | None:
+    """Return what tells a folder from another one at the same path; None where there is none, or it cannot be read."""
+    with contextlib.suppress(OSError):
+        found = folder.stat()
+        return found.st_dev, found.st_ino
+    return None
 
 
 def empty(folder: Path) -> str | None:

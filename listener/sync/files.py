@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from listener.immich.layout import Layout, RefusedPathError
+from listener.immich.layout import Layout, RefusedPathError, Root
 from listener.sync.folders import MODE, Entry, held, make_alike, make_link_alike, really_held, within
 
 LinkMode = Literal["auto", "hardlink", "copy"]
@@ -69,12 +69,12 @@ def place(task: FileTask, layout: Layout, mode: LinkMode) -> How:
         if task.once and target.exists() and not (source.exists() and target.samefile(source)):
             return "unchanged"
         real = Path(os.path.realpath(source))
-        with really_held(real, layout.media_root) as origin:
+        with really_held(real, layout.media) as origin:
             if task.shared and mode != "copy":
-                how = _hardlink(origin, target, layout.media_root, mode)
+                how = _hardlink(origin, target, layout.media, mode)
                 if how is not None:
                     return how
-            return _copy(origin, target, layout.media_root)
+            return _copy(origin, target, layout.media)
     except RefusedPathError as error:
         raise FileProblemError("refused", str(error)) from error
     except FileNotFoundError as error:
@@ -94,7 +94,7 @@ def _words(error: OSError) -> str:
     return f"{text}. {todo}: then it is done by itself" if todo else text
 
 
-def _hardlink(origin: Entry, target: Path, root: Path, mode: LinkMode) -> How | None:
+def _hardlink(origin: Entry, target: Path, root: Root, mode: LinkMode) -> How | None:
     with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(target.lstat(), _file(origin)):
             return "unchanged"
@@ -111,7 +111,7 @@ def _hardlink(origin: Entry, target: Path, root: Path, mode: LinkMode) -> How | 
     return "hardlink"
 
 
-def _copy(origin: Entry, target: Path, root: Path) -> How:
+def _copy(origin: Entry, target: Path, root: Root) -> How:
     like = _file(origin)
     # The copy carries its source's time: size and time tell whether it is still the same.
     with contextlib.suppress(FileNotFoundError):
@@ -147,7 +147,7 @@ def _file(origin: Entry) -> os.stat_result:
     return found
 
 
-def _by_a_rename(target: Path, root: Path, make: Callable[[Entry], None]) -> None:
+def _by_a_rename(target: Path, root: Root, make: Callable[[Entry], None]) -> None:
     """Make a generated file beside ``target`` and rename it there, so that the change is one step.
 
     The name on the way begins with the copy's id as every name in that folder that is ours. It is cut: the file's
@@ -205,10 +205,14 @@ class OriginalLinks:
             raise FileProblemError(_kind(error), f"cannot read the original {original!r}: {_words(error)}") from error
 
     def link(self, path: str, original: str) -> How:
-        """Make the link of one copy. Raises FileProblemError, also where a file that is not ours is in the way."""
+        """Make the link of one copy.
+
+        Raises FileProblemError, also where a file that is not ours is in the way, and SwappedError.
+        """
         try:
             target = self._own(path)
             if not self._layout.external_root.is_dir():
+                self._layout.external.confirm(None)
                 raise FileProblemError("unmounted", f"{str(self._layout.external_root)!r} is not there: mount it")
             how: How = "unchanged"
 
@@ -225,7 +229,7 @@ class OriginalLinks:
                 make_link_alike(entry)
                 how = "symlink"
 
-            within(target, self._layout.external_root, link)
+            within(target, self._layout.external, link)
         except FileExistsError as error:
             raise FileProblemError(
                 "in the way", f"a file that is not ours is in the way at {path!r}: move it away"
@@ -247,7 +251,7 @@ class OriginalLinks:
             for folder in target.parents:
                 if str(folder) == self._prefix or not str(folder).startswith(self._prefix + "/"):
                     break
-                with held(folder, self._layout.external_root) as entry:
+                with held(folder, self._layout.external) as entry:
                     os.rmdir(entry.name, dir_fd=entry.folder)
         except RefusedPathError as error:
             raise FileProblemError("refused", str(error)) from error
@@ -265,7 +269,7 @@ class OriginalLinks:
         """
         former = path.removesuffix(now.removeprefix(self._prefix))
         try:
-            with held(Path(path), self._layout.external_root) as entry:
+            with held(Path(path), self._layout.external) as entry:
                 ours = former != path and _readlink(entry) == original
         except (RefusedPathError, FileNotFoundError, FileExistsError, NotADirectoryError):
             return False
@@ -274,7 +278,7 @@ class OriginalLinks:
         return ours and OriginalLinks(self._layout, former).unlink(path)
 
     def _unlinked(self, target: Path) -> bool:
-        with contextlib.suppress(FileNotFoundError), held(target, self._layout.external_root) as entry:
+        with contextlib.suppress(FileNotFoundError), held(target, self._layout.external) as entry:
             if stat.S_ISLNK(entry.lstat().st_mode):
                 entry.unlink()
                 return True
@@ -301,7 +305,7 @@ def remove_files(layout: Layout, folders: Sequence[Path], id_: str, named: Seque
     """Remove the generated files of one copy or person: those its rows name and any other named by its id.
 
     Folders stay, also empty ones: Immich may just be about to write there. Returns how many files were removed.
-    Raises FileProblemError.
+    Raises FileProblemError, and SwappedError where a disk came or went meanwhile: what was not found may be there.
     """
     paths = {Path(path) for path in named if id_ in Path(path).name}
     for folder in folders:
@@ -311,7 +315,7 @@ def remove_files(layout: Layout, folders: Sequence[Path], id_: str, named: Seque
     for path in paths:
         try:
             layout.inside_media(str(path.parent))
-            with really_held(path, layout.media_root) as entry:
+            with really_held(path, layout.media) as entry:
                 entry.unlink()
             removed += 1
         except FileNotFoundError:
@@ -320,4 +324,5 @@ def remove_files(layout: Layout, folders: Sequence[Path], id_: str, named: Seque
             raise FileProblemError("refused", str(error)) from error
         except OSError as error:
             raise FileProblemError(_kind(error), f"cannot remove {str(path)!r}: {_words(error)}") from error
+    layout.confirm()
     return removed

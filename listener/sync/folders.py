@@ -13,10 +13,10 @@ import errno
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from listener.immich.layout import RefusedPathError
+from listener.immich.layout import RefusedPathError, Root
 from listener.ops import logs
 
 log = logs.get("folders")
@@ -56,17 +56,24 @@ class Entry:
 
 
 @contextlib.contextmanager
-def held(path: Path, root: Path, *, make: bool = False) -> Iterator[Entry]:
+def held(path: Path, root: Root, *, make: bool = False) -> Iterator[Entry]:
     """Hold the folder of ``path`` open, which is ``root`` or below it; no symlink is followed from the root on.
 
-    With ``make``, folders that are missing are made. Raises RefusedPathError where a symlink is on the way or the path
-    is not below the root, OSError, and FileNotFoundError where the folder is not there.
+    With ``make``, folders that are missing are made, never the root. Raises RefusedPathError where a symlink is on the
+    way or the path is not below the root, SwappedError where the root is another folder than it was, OSError, and
+    FileNotFoundError where the folder is not there.
     """
-    if not path.is_relative_to(root) or ".." in path.parts:
-        raise RefusedPathError(f"the path {str(path)!r} leads out of {str(root)!r}")
-    folder = os.open(root, _FOLDER)
+    if not path.is_relative_to(root.path) or ".." in path.parts:
+        raise RefusedPathError(f"the path {str(path)!r} leads out of {str(root.path)!r}")
     try:
-        for part in path.relative_to(root).parts[:-1]:
+        folder = os.open(root.path, _FOLDER)
+    except FileNotFoundError:
+        root.confirm(None)
+        raise
+    try:
+        found = os.fstat(folder)
+        root.confirm((found.st_dev, found.st_ino))
+        for part in path.relative_to(root.path).parts[:-1]:
             below = _step(folder, part, path, make=make)
             os.close(folder)
             folder = below
@@ -75,14 +82,15 @@ def held(path: Path, root: Path, *, make: bool = False) -> Iterator[Entry]:
         os.close(folder)
 
 
-def really_held(path: Path, root: Path, *, make: bool = False) -> contextlib.AbstractContextManager[Entry]:
+def really_held(path: Path, root: Root, *, make: bool = False) -> contextlib.AbstractContextManager[Entry]:
     """Do as `held`, where symlinks above the file are in order as long as they stay below the root."""
-    return held(Path(os.path.realpath(path.parent), path.name), Path(os.path.realpath(root)), make=make)
+    real = replace(root, path=Path(os.path.realpath(root.path)))
+    return held(Path(os.path.realpath(path.parent), path.name), real, make=make)
 
 
 def within(
     path: Path,
-    root: Path,
+    root: Root,
     make: Callable[[Entry], None],
     hold: Callable[..., contextlib.AbstractContextManager[Entry]] = held,
 ) -> None:

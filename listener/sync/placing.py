@@ -50,7 +50,10 @@ class Placer:
     def copies(
         self, job: Job, links: OriginalLinks, sources: Sequence[Source], files: Mapping[UUID, Sequence[SourceFile]]
     ) -> tuple[list[WantedCopy], dict[UUID, Failure]]:
-        """Place the generated files of these copies. Returns the copies in place, and failures by source id."""
+        """Place the generated files of these copies. Returns the copies in place, and failures by source id.
+
+        Raises SwappedError where a disk came or went meanwhile.
+        """
         wanted: list[WantedCopy] = []
         failed: dict[UUID, Failure] = {}
         for source in sources:
@@ -60,6 +63,9 @@ class Placer:
                 failed[source.id] = Failure(problem.kind, str(problem))
             except RefusedPathError as problem:
                 failed[source.id] = Failure("refused", str(problem))
+        if failed:
+            # What a disk that went away took with it is not missing.
+            self.layout.confirm()
         return wanted, failed
 
     def people(self, people: Sequence[Person]) -> tuple[list[Person], dict[UUID, Failure]]:

@@ -52,15 +52,13 @@ class Reconciler:
         cls,
         catalog: Catalog,
         *,
-        media_root: Path,
-        external_root: Path,
+        layout: Layout,
         link_mode: LinkMode,
         metrics: Metrics,
         features: Features,
         ml_wait: float,
     ) -> "Reconciler":
         """Compose a reconciler for what this Immich has. ``ml_wait`` is in seconds."""
-        layout = Layout(media_root, external_root)
         return cls(
             layout,
             Planner.compose(catalog),

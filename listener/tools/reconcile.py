@@ -20,7 +20,7 @@ from listener.asking import Progress
 from listener.channel import Ask
 from listener.database import Connection, Pool, connect, query
 from listener.immich import api
-from listener.immich.layout import Layout
+from listener.immich.layout import SwappedError
 from listener.ops import logs
 from listener.ops.metrics import Metrics
 from listener.ownership import Ownership
@@ -93,14 +93,20 @@ async def reconcile(settings: Settings, jobs: Sequence[Job], assets: Sequence[UU
 
     Returns how many were made, removed, and failed. Raises RefusedError, TrackingError or psycopg.Error.
     """
+    try:
+        return await _reconcile(settings, jobs, assets, report)
+    except SwappedError as error:
+        raise preflight.RefusedError([f"{error}. Run it again when all of Immich's folders are there"]) from error
+
+
+async def _reconcile(settings: Settings, jobs: Sequence[Job], assets: Sequence[UUID], report: Report) -> Counter[str]:
     owner = uuid4()
     totals: Counter[str] = Counter()
     async with AsyncExitStack() as connections:
         listening = await connections.enter_async_context(await connect(settings.conninfo))
         await listening.execute(query("channel", "listen_progress"))
         ready = await startup.prepare(listening, settings, Metrics(), Upkeep(Metrics()))
-        layout = Layout(settings.media_root, settings.external_root)
-        if problems := await mounts.problems(listening, jobs, layout):
+        if problems := await mounts.problems(listening, jobs, ready.reconciler.layout):
             raise preflight.RefusedError(problems)
         writing = await connections.enter_async_context(Pool(settings.conninfo, 1, owner))
         ownership = Ownership(jobs, owner)
