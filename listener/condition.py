@@ -103,6 +103,14 @@ class Watch:
         self._before = Condition(None, "", "")
         self._begun = False
         self._unheard_before: str | None = None
+        self._doubted = False
+
+    def doubt(self) -> None:
+        """Something was done for a user or library that is marked as removed: the next look asks for a sweep.
+
+        Both may have come and gone between two looks, which would look the same then.
+        """
+        self._doubted = True
 
     async def until_calm(self, connection: Connection, stop: asyncio.Event) -> None:
         """Wait while Immich upgrades or is in maintenance, or until ``stop`` is set. Raises psycopg.Error."""
@@ -160,4 +168,7 @@ class Watch:
             # The first sweep did not see yet what they did.
             self._unheard_before = None
             return True
-        return None not in {before.circumstances, now.circumstances} and before.circumstances != now.circumstances
+        doubted, self._doubted = self._doubted, False
+        return doubted or (
+            None not in {before.circumstances, now.circumstances} and before.circumstances != now.circumstances
+        )

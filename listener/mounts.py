@@ -46,7 +46,10 @@ class Suspect:
 
 
 class Mounts:
-    """Which jobs pause because their folders are away; tells readiness, the metric and the log."""
+    """Which jobs pause because their folders are away; tells readiness, the metric and the log.
+
+    `begin` comes before all else.
+    """
 
     def __init__(self, metrics: Metrics, readiness: http.Readiness) -> None:
         self._layout: Layout

@@ -70,7 +70,7 @@ async def clean_up(connection: Connection, reconciler: Reconciler, job: Job) -> 
     """Remove what is left over from before, if the job's database is another one than it was, and note that it is done.
 
     For the owner of the job, before its first batch. Where its folders are not mounted it is left to a later start.
-    Raises psycopg.Error.
+    Raises psycopg.Error, and SwappedError where a disk came or went meanwhile.
     """
     generation = await _generation(connection)
     at = _Job(connection, reconciler, job)
@@ -81,6 +81,8 @@ async def clean_up(connection: Connection, reconciler: Reconciler, job: Job) -> 
     links = await _remove_orphan_links(at)
     # Where there is neither a copy nor a link, nothing was ever made; the files of a big library take long to walk.
     files = await _remove_orphan_files(at) if any_copies or links else 0
+    # What a disk that went away took with it would be found by nobody later.
+    await asyncio.to_thread(at.layout.confirm)
     if rows or links or files:
         log.info("left over from before a restored backup: removed", job=job.name, rows=rows, links=links, files=files)
     await tracking.write_note(connection, _note(job), generation)
@@ -183,6 +185,7 @@ def _gone(source_id: UUID, target_id: UUID, path: str) -> Source:
         original=None,
         qualifies=False,
         in_scope=False,
+        owner_removed=False,
         waiting=None,
         mapped=False,
         begun=False,

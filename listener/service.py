@@ -38,6 +38,7 @@ _STOP_WITHIN = 3.0
 _CANCEL_WITHIN = 3.0
 _LONGEST_WAIT = 30.0
 _CHANGED_PAUSE = 0.2
+_STEADY = 60.0  # a session that lasted so long ended by something new
 _LOCKED_PAUSE = 5.0
 # Also what PostgreSQL says of a statement: Immich may be in the middle of an upgrade.
 _LOST = (psycopg.Error, channel.SilentError, FencedError, PoolTimeout, OSError)
@@ -116,6 +117,7 @@ class Service:
         """Connect, and start again whenever the listening connection is lost, with a growing pause, for ever."""
         attempt = 0
         while not self._stop.is_set():
+            began = time.monotonic()
             try:
                 await self._session()
             except ChangedError as error:
@@ -127,8 +129,9 @@ class Service:
                 pause = 0.0
             except SwappedError as error:
                 # A disk came or went while a batch was in hand: whether it is away is judged next.
-                log.warning("everything is looked at anew", reason=str(error))
-                pause = mounts.EVERY
+                attempt = attempt + 1 if time.monotonic() - began < _STEADY else 1
+                pause = min(_LONGEST_WAIT, 2.0**attempt)
+                log.warning("everything is looked at anew", reason=str(error), pause_s=pause)
             except (*_LOST, preflight.RefusedError) as error:
                 if isinstance(error, preflight.RefusedError) and not self._served:
                     raise
@@ -331,6 +334,8 @@ class Service:
                 if not self._stop.is_set() and not self._holding:
                     failed = await self._reconcile(ready.reconciler, batch)
             finally:
+                # Where it ended by an error, nothing of it is settled.
+                self._unsettled |= self._named & {key.id for key in failed}
                 self.queue.done(batch, failed)
                 self._gauge()
 
@@ -369,6 +374,8 @@ class Service:
         metrics.keys_reconciled.labels(job=job.name, outcome="done").inc(keys - len(outcome.failed))
         self._waiting.setdefault(job.name, Counter()).update(outcome.waiting.values())
         self._unsettled |= self._named & {*outcome.failed, *outcome.failed_people, *outcome.waiting}
+        if outcome.owner_removed:
+            self._watch.doubt()
         self._totals[job.name].update(made=len(outcome.made), removed=outcome.removed, failed=len(outcome.failed))
         now = time.time()
         for id_ in outcome.made:

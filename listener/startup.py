@@ -3,7 +3,9 @@
 Nothing is written to a database that is unfit.
 """
 
+import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 
 from listener import preflight, recovery, tracking
 from listener.database import Connection
@@ -36,7 +38,8 @@ class Ready:
 
 async def prepare(connection: Connection, settings: Settings, metrics: Metrics, upkeep: Upkeep) -> Ready:
     """Read what this Immich is, and bring our tables there. Raises RefusedError, TrackingError or psycopg.Error."""
-    layout = Layout(settings.media_root, settings.external_root).as_seen()
+    prefixes = [Path(prefix) for job in settings.jobs for prefix in (job.source_path_prefix, job.target_path_prefix)]
+    layout = await asyncio.to_thread(Layout(settings.media_root, settings.external_root).as_seen, prefixes)
     catalog = await preflight.check(connection, settings.jobs, layout)
     for warning in catalog.warnings():
         log.warning(warning)

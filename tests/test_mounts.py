@@ -3,20 +3,23 @@
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from listener import mounts
-from listener.database import connect
+from listener import mounts, recovery
+from listener.database import Connection, connect
 from listener.immich import catalog
 from listener.immich.api import Features
 from listener.immich.layout import Layout, SwappedError
 from listener.ops.http import Readiness
 from listener.ops.metrics import Metrics
+from listener.settings import Job
+from listener.sync.assets import WantedCopy
 from listener.sync.files import FileProblemError, OriginalLinks
+from listener.sync.placing import Placer
 from listener.sync.reconciler import Reconciler
 from tests.conftest import ImmichDatabase, Roots, eventually, eventually_async
 from tests.disks import HEALS_WITHIN, healed, look, mount, mounted, unmount
@@ -36,16 +39,15 @@ def away(folder: Path, how: str) -> Iterator[None]:
     """Let a folder be away: empty in its place, or nothing at all."""
     hidden = folder.with_name(f"{folder.name}-is-away")
     folder.rename(hidden)
+    if how == "empty":
+        folder.mkdir()
     try:
-        if how == "empty":
-            folder.mkdir()
         yield
+    finally:
         if how == "empty":
             # Fails if somebody has made something in it.
             folder.rmdir()
-    finally:
-        if not folder.exists():
-            hidden.rename(folder)
+        hidden.rename(folder)
 
 
 def paused(process: Process, words: str) -> None:
@@ -226,7 +228,7 @@ def test_a_disk_that_goes_away_while_a_batch_is_in_hand(carol: PhotoHouse, roots
     else:
         photo = photos[0]
         carol.house.query("UPDATE asset SET visibility = 'locked' WHERE id = %s", photo.id)
-    asyncio.run(_without_its_folder(carol, photo, folder))
+    asyncio.run(_reconcile_without(carol, photo, folder))
     assert carol.copies() == 3
     assert carol.failures() == {}
     with carol.house.running() as process:
@@ -234,27 +236,82 @@ def test_a_disk_that_goes_away_while_a_batch_is_in_hand(carol: PhotoHouse, roots
         healed(carol, 4 if work == "make" else 2, process)
 
 
-async def _without_its_folder(carol: PhotoHouse, photo: Photo, folder: Path) -> None:
+async def _reconcile_without(carol: PhotoHouse, photo: Photo, folder: Path) -> None:
     """Reconcile a photo; after the look at the folders one goes, and an empty mount point is there instead."""
-    conninfo, roots = carol.house.immich.conninfo, carol.house.roots
+    conninfo = carol.house.immich.conninfo
     async with await connect(conninfo) as connection:
         await connection.execute("SET lock_timeout = 0")
-        reconciler = Reconciler.compose(
-            await catalog.read(connection),
-            layout=Layout(roots.media, roots.external).as_seen(),
-            link_mode="auto",
-            metrics=Metrics(),
-            features=Features(smart_search=False, facial_recognition=False, ocr=False),
-            ml_wait=0,
-        )
+        reconciler = await _reconciler(carol, connection)
         with psycopg.connect(conninfo) as immich:
             immich.execute("LOCK TABLE asset")
             working = asyncio.create_task(reconciler.assets(connection, carol.house.jobs[0], [photo.id]))
             await eventually_async(lambda: _waits(conninfo, connection.info.dbname))
-            with away(folder, "empty"):
+            # Below a root the disk decides.
+            below = mounted(folder, "-t", "tmpfs", "none") if folder.name == "thumbs" else away(folder, "empty")
+            with below:
                 immich.commit()
                 with pytest.raises(SwappedError, match=f"{folder} is not the folder that it was"):
                     await working
+
+
+async def _reconciler(carol: PhotoHouse, connection: Connection) -> Reconciler:
+    return Reconciler.compose(
+        await catalog.read(connection),
+        layout=Layout(carol.house.roots.media, carol.house.roots.external).as_seen(),
+        link_mode="auto",
+        metrics=Metrics(),
+        features=Features(smart_search=False, facial_recognition=False, ocr=False),
+        ml_wait=0,
+    )
+
+
+async def test_a_disk_that_goes_away_between_the_rows_and_the_link(
+    carol: PhotoHouse, roots: Roots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photo,) = await asyncio.to_thread(carol.add, 1)
+    link = Placer.originals
+
+    def without(self: Placer, links: OriginalLinks, copies: Sequence[WantedCopy]) -> object:
+        with away(roots.external, "empty"):
+            return link(self, links, copies)
+
+    async with await connect(carol.house.immich.conninfo) as connection:
+        reconciler = await _reconciler(carol, connection)
+        monkeypatch.setattr(Placer, "originals", without)
+        with pytest.raises(SwappedError):
+            await reconciler.assets(connection, carol.house.jobs[0], [photo.id])
+        monkeypatch.undo()
+        assert carol.copied(photo)
+        assert not carol.link(photo).is_symlink()
+        await reconciler.assets(connection, carol.house.jobs[0], [photo.id])
+        assert carol.link(photo).is_symlink()
+
+
+async def test_what_is_left_over_is_looked_for_again_where_a_disk_went_away(
+    carol: PhotoHouse, roots: Roots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a restored backup, when no row tells of what is on the disk."""
+    job = carol.house.jobs[0]
+    forgotten = carol.link(carol.plan(1)[0])
+    forgotten.parent.mkdir(parents=True)
+    forgotten.symlink_to(job.source_path_prefix + str(forgotten).removeprefix(job.target_path_prefix))
+    look_for = recovery._our_links
+    with contextlib.ExitStack() as later:
+
+        def without(job: Job) -> list[str]:
+            later.enter_context(away(roots.external, "empty"))
+            return look_for(job)
+
+        async with await connect(carol.house.immich.conninfo) as connection:
+            reconciler = await _reconciler(carol, connection)
+            monkeypatch.setattr(recovery, "_our_links", without)
+            with pytest.raises(SwappedError):
+                await recovery.clean_up(connection, reconciler, job)
+            later.close()
+            monkeypatch.undo()
+            assert forgotten.is_symlink()
+            await recovery.clean_up(connection, reconciler, job)
+            assert not forgotten.is_symlink()
 
 
 @pytest.mark.parametrize("made", [True, False])

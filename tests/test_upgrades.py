@@ -273,6 +273,21 @@ def test_what_has_no_event_is_noticed(often: None, home_at: Callable[[str], Home
     assert metric(home, "reconnects_total") == connects, "a sweep is enough"
 
 
+def test_an_owner_who_is_removed_and_restored_between_two_looks_is_noticed(
+    home_at: Callable[[str], Home], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_every(5, monkeypatch)
+    home = home_at("3.3.0")
+    photo = home.alice.upload("photo.jpg")
+    home.settled()
+
+    home.house.query('UPDATE "user" SET "deletedAt" = now() WHERE id = %s', home.alice.user_id)
+    home.house.sweep()
+    eventually(lambda: home.copy_of(photo) is None, within=HEARD_WITHIN)
+    home.house.query('UPDATE "user" SET "deletedAt" = NULL WHERE id = %s', home.alice.user_id)
+    eventually(lambda: home.copy_of(photo), within=HEARD_WITHIN)
+
+
 async def test_a_look_waits_for_no_lock_of_an_upgrade(immich: ImmichDatabase) -> None:
     async with await connect(immich.conninfo) as own, await connect(immich.conninfo) as upgrading:
         whole = await condition.read(own, [])

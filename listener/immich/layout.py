@@ -7,7 +7,7 @@ it could lead out of its folder: by ``..``, by an empty part, or by a symlink.
 import contextlib
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID
@@ -16,8 +16,8 @@ from listener.settings import Job
 
 # Folders below the media root that Immich names files of assets by id in.
 _FILE_FOLDERS = ("thumbs", "encoded-video")
-# What tells one folder from another at the same path, as from the mount point below it: device and inode.
-Identity = tuple[int, int]
+# What tells a folder from another at the same path, as from the mount point below it: device and inode, or a device.
+Identity = tuple[int, ...]
 
 
 class RefusedPathError(Exception):
@@ -38,7 +38,10 @@ class Root:
     def confirm(self, now: Identity | None) -> None:
         """Raise SwappedError unless the folder that is here now is the one that was."""
         if self.was not in {None, now}:
-            raise SwappedError(f"{self.path} is not the folder that it was: a disk was mounted or unmounted")
+            raise SwappedError(
+                f"{self.path} is not the folder that it was: a disk was mounted or unmounted, or its file system has "
+                f"given it another number (device and inode {self.was} before, {now} now)"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +66,22 @@ class Layout:
         """The root of the external libraries, and which folder it was."""
         return Root(self.external_root, self.seen.get(self.external_root))
 
-    def as_seen(self) -> "Layout":
-        """Return this layout with the folders that are there now; those that are not are not asked for later."""
-        folders = (self.media_root, *(self.media_root / name for name in _FILE_FOLDERS), self.external_root)
-        found = {folder: identity(folder) for folder in folders}
-        return replace(self, seen={folder: is_ for folder, is_ in found.items() if is_ is not None})
+    def as_seen(self, others: Iterable[Path] = ()) -> "Layout":
+        """Return this layout with the folders that are there now, and others; those that are not are not asked for.
+
+        The roots must stay the same folders. Of those below them only the disk counts: some file systems give folders
+        new inode numbers as they go.
+        """
+        below = {*(self.media_root / name for name in _FILE_FOLDERS), *others} - {self.media_root, self.external_root}
+        found = {folder: identity(folder) for folder in (self.media_root, self.external_root)}
+        found |= {folder: at and at[:1] for folder in below for at in [identity(folder)]}
+        return replace(self, seen={folder: at for folder, at in found.items() if at is not None})
 
     def confirm(self) -> None:
         """Raise SwappedError unless all folders are those that were seen."""
         for folder, was in self.seen.items():
-            Root(folder, was).confirm(identity(folder))
+            now = identity(folder)
+            Root(folder, was).confirm(now and now[: len(was)])
 
     def relative(self, path: str, root: str) -> str:
         """Return ``path`` below ``root``. Raises RefusedPathError if it is not plainly below it."""
@@ -139,7 +148,8 @@ class Layout:
 def identity(folder: Path) -> Identity | None:
     """Return what tells a folder from another one at the same path; None where there is none, or it cannot be read."""
     with contextlib.suppress(OSError):
-        found = folder.stat()
+        # Through the folder: what is mounted when it is used (autofs) is mounted then.
+        found = os.stat(f"{folder}/.")  # noqa: PTH116 - a Path drops the dot
         return found.st_dev, found.st_ino
     return None
 

@@ -211,8 +211,7 @@ class OriginalLinks:
         """
         try:
             target = self._own(path)
-            if not self._layout.external_root.is_dir():
-                self._layout.external.confirm(None)
+            if not self._layout.external_root.is_dir() and self._layout.external.was is None:
                 raise FileProblemError("unmounted", f"{str(self._layout.external_root)!r} is not there: mount it")
             how: How = "unchanged"
 

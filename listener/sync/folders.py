@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from listener.immich.layout import RefusedPathError, Root
+from listener.immich.layout import RefusedPathError, Root, identity
 from listener.ops import logs
 
 log = logs.get("folders")
@@ -67,8 +67,8 @@ def held(path: Path, root: Root, *, make: bool = False) -> Iterator[Entry]:
         raise RefusedPathError(f"the path {str(path)!r} leads out of {str(root.path)!r}")
     try:
         folder = os.open(root.path, _FOLDER)
-    except FileNotFoundError:
-        root.confirm(None)
+    except OSError:
+        root.confirm(identity(root.path))
         raise
     try:
         found = os.fstat(folder)

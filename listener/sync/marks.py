@@ -31,6 +31,8 @@ async def to_the_end(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kw
         return await asyncio.shield(work)
     except asyncio.CancelledError:
         await asyncio.wait([work])
+        # Its own error comes too late to be anybody's: asyncio would print it.
+        work.exception()
         raise
 
 

@@ -32,6 +32,7 @@ _ATTEMPTS = 3
 class Outcome:
     """What one batch did. ``failed`` has source ids, or person ids; they are to be tried again later.
 
+    owner_removed: copies went because a user or library is marked as removed. No event tells when that is taken back.
     changed: sources whose copies their users deleted or edited while the batch was in hand.
 
     Of the target's people, held: whom copied faces named before; named: whom they name now; placed: those whose
@@ -41,6 +42,7 @@ class Outcome:
     made: list[UUID] = field(default_factory=list)
     kept: int = 0
     removed: int = 0
+    owner_removed: bool = False
     waiting: dict[UUID, str] = field(default_factory=dict)
     failed: dict[UUID, Failure] = field(default_factory=dict)
     failed_people: dict[UUID, Failure] = field(default_factory=dict)

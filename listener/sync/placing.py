@@ -63,13 +63,15 @@ class Placer:
                 failed[source.id] = Failure(problem.kind, str(problem))
             except RefusedPathError as problem:
                 failed[source.id] = Failure("refused", str(problem))
-        if failed:
-            # What a disk that went away took with it is not missing.
-            self.layout.confirm()
+        # What a disk that went away took with it is not missing, nor is what was made in its place there.
+        self.layout.confirm()
         return wanted, failed
 
     def people(self, people: Sequence[Person]) -> tuple[list[Person], dict[UUID, Failure]]:
-        """Place the thumbnails of these people; one whose thumbnail cannot be had is mirrored without it."""
+        """Place the thumbnails of these people; one whose thumbnail cannot be had is mirrored without it.
+
+        Raises SwappedError where a disk came or went meanwhile.
+        """
         placed: list[Person] = []
         failed: dict[UUID, Failure] = {}
         for person in people:
@@ -80,6 +82,7 @@ class Placer:
             except FileProblemError as problem:
                 failed[person.source_id] = Failure(problem.kind, str(problem))
                 placed.append(replace(person, thumbnail=""))
+        self.layout.confirm()
         return placed, failed
 
     def originals(
@@ -87,7 +90,8 @@ class Placer:
     ) -> tuple[list[WantedCopy], dict[UUID, Failure]]:
         """Link the originals of copies whose rows are committed.
 
-        Returns the copies that got a link now, and failures by source id.
+        Returns the copies that got a link now, and failures by source id. Raises SwappedError where a disk came or went
+        meanwhile.
         """
         linked: list[WantedCopy] = []
         failed: dict[UUID, Failure] = {}
@@ -101,6 +105,7 @@ class Placer:
                         linked.append(copy)
             except FileProblemError as problem:
                 failed[source.id] = Failure(problem.kind, str(problem))
+        self.layout.confirm()
         return linked, failed
 
     def _targets(self, job: Job, source: Source, files: Sequence[SourceFile]) -> list[str]:

@@ -22,7 +22,8 @@ REMOVED_BY_TARGET = "removed by target"
 class Source:
     """One source asset and its copy as they are. ``original`` is None where the source's row is gone.
 
-    in_scope: it is this job's by its place, whether or not it may be shared. waiting: what Immich has not done
+    in_scope: it is this job's by its place, whether or not it may be shared. owner_removed: its user or library is
+    marked as removed. waiting: what Immich has not done
     yet, None when the asset is ready. made: the copy's row is there. mapped: it was made once. begun: files of it
     may be there. encoded: the source's encodedVideoPath (up to 2.5).
     skipped: why it was not made so far. own_edits: its user has edited the copy's picture.
@@ -34,6 +35,7 @@ class Source:
     original: str | None
     qualifies: bool
     in_scope: bool
+    owner_removed: bool
     waiting: str | None
     mapped: bool
     begun: bool

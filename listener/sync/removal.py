@@ -34,7 +34,10 @@ async def remove(
     extras: Extras,
     phones: Phones,
 ) -> Removed:
-    """Remove these copies. A copy whose files cannot be removed keeps its rows, to be tried again."""
+    """Remove these copies. A copy whose files cannot be removed keeps its rows, to be tried again.
+
+    Raises SwappedError, with all rows kept, where a disk came or went meanwhile.
+    """
     named: dict[UUID, list[str]] = {}
     for target_id, path in await fetch(connection, query("removal", "files"), batch_params(sources)):
         named.setdefault(target_id, []).append(path)
@@ -55,7 +58,10 @@ async def remove(
 def remove_all_files(
     job: Job, sources: Sequence[Source], named: dict[UUID, list[str]], layout: Layout, links: OriginalLinks
 ) -> dict[UUID, str]:
-    """Remove the links and files of these copies, ``named`` ones and any named by their ids. Returns failures."""
+    """Remove the links and files of these copies, ``named`` ones and any named by their ids. Returns failures.
+
+    Raises SwappedError where a disk came or went meanwhile.
+    """
     failed: dict[UUID, str] = {}
     for source in sources:
         try:
@@ -69,4 +75,6 @@ def remove_all_files(
             )
         except FileProblemError as problem:
             failed[source.id] = str(problem)
+    if failed:
+        layout.confirm()
     return failed

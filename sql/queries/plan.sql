@@ -62,6 +62,7 @@ WITH named AS (
                -- Never a copy of a copy.
                AND copied.target_asset_id IS NULL
            ) AS qualifies,
+           (owner."deletedAt" IS NOT NULL OR library."deletedAt" IS NOT NULL) AS owner_removed,
            CASE
                WHEN status."metadataExtractedAt" IS NULL THEN 'metadata'
                WHEN source.visibility = 'hidden' THEN NULL
@@ -115,6 +116,7 @@ SELECT closure.id,
                          WHERE removed.source_asset_id = still.id AND removed.target_user_id = %(target_user)s
                            AND removed.reason = 'removed by target'))) AS qualifies,
        coalesce(candidate.in_scope, false) AS in_scope,
+       coalesce(candidate.owner_removed, false) AS owner_removed,
        candidate.waiting,
        map.target_asset_id IS NOT NULL AS mapped,
        coalesce(intent.target_path_prefix = %(target_prefix)s, false) AS begun,
