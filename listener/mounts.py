@@ -76,6 +76,8 @@ class Mounts:
         if words is not None:
             self._pause(job, words)
         elif self._away.pop(job.name, None) is not None:
+            # Not ready until everything has been looked at anew.
+            self._readiness.unmet(http.Condition.FIRST_SWEEP)
             self._tell(job)
             raise MountedAgainError(f"the folders of job {job.name!r} are back")
         else:

@@ -214,24 +214,25 @@ class Service:
     async def _proven(self, connection: Connection) -> None:
         """After each proof of life: take the jobs that nobody holds; for new ones everything is looked at."""
         try:
-            if await self._watch.look(connection):
-                self._sweep_now.set()
+            sweep_now = await self._watch.look(connection)
         except ChangedError:
             await self._finish_in_hand()
             raise
         await self._upkeep.try_again(connection)
-        self.readiness.met(http.Condition.LISTENING)
-        ready = self._ready
-        if ready is not None and await self._ownership.take(
-            connection, partial(recovery.clean_up, connection, ready.reconciler)
-        ):
-            self._sweep_now.set()
+        # Read before anything is swept: what is counted later was not seen by a sweep.
         ((errors,),) = await fetch(connection, query("service", "trigger_errors"), {})
         self.metrics.trigger_errors.set(errors)
-        if self._trigger_errors is not None and errors != self._trigger_errors:
-            # Whatever the trigger would have told: a lock that it did not wait for, perhaps.
-            self._sweep_now.set()
+        # Whatever the trigger would have told: a lock that it did not wait for, perhaps.
+        sweep_now |= self._trigger_errors is not None and errors != self._trigger_errors
         self._trigger_errors = errors
+        self.readiness.met(http.Condition.LISTENING)
+        ready = self._ready
+        if ready is not None:
+            before = partial(recovery.clean_up, connection, ready.reconciler)
+            sweep_now |= bool(await self._ownership.take(connection, before))
+        # When all jobs are taken: a sweep begun earlier would leave some out.
+        if sweep_now:
+            self._sweep_now.set()
 
     async def _sweep_often(self, ready: startup.Ready) -> None:
         while True:
@@ -251,9 +252,10 @@ class Service:
     async def _sweep(self, ready: startup.Ready, asks: list[channel.Ask]) -> None:
         started = time.monotonic()
         self._waiting.clear()
+        jobs = self._ownership.jobs
         async with self._pool.connection() as connection:
             await sweep.tidy(connection)
-            for job in self._ownership.jobs:
+            for job in jobs:
                 await self._sweep_job(ready, connection, job, [ask.id for ask in asks if ask.job == job.identity])
         self.metrics.sweeps.labels(outcome="done").inc()
         self.metrics.sweep_duration.observe(time.monotonic() - started)
@@ -261,9 +263,11 @@ class Service:
         for name, reasons in self._waiting.items():
             for reason, count in reasons.items():
                 self.metrics.waiting.labels(job=name, reason=reason).set(count)
-        if self._ownership.jobs:
+        # Jobs that were taken meanwhile have their sweep next.
+        if jobs and {*jobs} >= {*self._ownership.jobs}:
             self.readiness.met(http.Condition.FIRST_SWEEP)
-            log.info("swept", jobs=len(self._ownership.jobs), seconds=round(time.monotonic() - started, 3))
+        if jobs:
+            log.info("swept", jobs=len(jobs), seconds=round(time.monotonic() - started, 3))
 
     async def _sweep_job(self, ready: startup.Ready, connection: Connection, job: Job, asks: list[str]) -> None:
         """Name what may need work, a page after the other, and note what is settled. Those who asked hear of it."""
@@ -346,6 +350,9 @@ class Service:
         async with self._pool.connection() as connection:
             for job in self._ownership.jobs:
                 async with self._alone[job.target_user_id]:
+                    if self._holding:
+                        # While it waited here.
+                        return set(batch.keys)
                     if await self._mounts.paused(connection, job):
                         # What a pause leaves out, the sweep after it names again.
                         self._unsettled |= self._named
