@@ -170,8 +170,7 @@ class Libraries(Jobs):
     def end_deletion(self, *assets: UUID) -> None:
         """Do the job of each deleted asset, which ends at once where it is gone by then."""
         for asset in assets:
-            if self.rows.where("asset", id=asset):
-                self._remove(asset)
+            self._remove(asset)
 
     def empty_trash(self) -> None:
         """Delete for good all that the acting user has in the trash."""
@@ -291,7 +290,10 @@ class Libraries(Jobs):
         Its original and XMP go too, of external assets as of uploads, unless it is offline (2.4+) or its library
         is removed. The motion part of a live photo goes with its last still.
         """
-        row = self.asset(asset)
+        found = self.rows.where("asset", id=asset)
+        if not found:
+            return  # as Immich's job ends
+        (row,) = found
         self._leave_stack(row)
         named = [str(file["path"]) for file in self.files_of(asset) if file["type"] != "sidecar"]
         if row.get("encodedVideoPath"):

@@ -87,9 +87,13 @@ class PeopleActions(Jobs):
         """Give a person a colour, such as ``#aa3355``."""
         self.change_person(person, color=colour)
 
-    def set_feature_photo(self, person: UUID, face: UUID) -> None:
-        """Choose the face that stands for a person; the thumbnail's file is written anew, in place."""
+    def set_feature_photo(self, person: UUID, face: UUID, *, between: Callable[[], object] = lambda: None) -> None:
+        """Choose the face that stands for a person; the thumbnail's file is written anew, in place, by a later job.
+
+        ``between`` is what happens before that.
+        """
         self.change_person(person, faceAssetId=face)
+        between()
         self._make_thumbnail(person)
 
     def merge_people(self, survivor: UUID, *others: UUID, between: Callable[[], object] = lambda: None) -> None:

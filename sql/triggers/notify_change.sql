@@ -84,21 +84,16 @@ BEGIN
 
     WHEN 'person' THEN
       -- The key is id up to Immich 3.1 and "personGroupId" from 3.2, where it is unique per owner only.
+      -- An UPDATE that changes nothing is told, too: by it Immich notes that a thumbnail's file was written anew.
       kind := 'person';
       IF TG_OP = 'UPDATE' THEN
-        SELECT array_agg(DISTINCT coalesce(n.key, o.key)) INTO keys
+        SELECT array_agg(DISTINCT coalesce(r.content ->> 'id', r.content ->> 'personGroupId')::uuid) INTO keys
         FROM (
-          SELECT r."ownerId", coalesce(to_jsonb(r) ->> 'id', to_jsonb(r) ->> 'personGroupId')::uuid AS key,
-            to_jsonb(r) - stamps AS content
-          FROM changed_rows AS r
-        ) AS n
-        FULL JOIN (
-          SELECT r."ownerId", coalesce(to_jsonb(r) ->> 'id', to_jsonb(r) ->> 'personGroupId')::uuid AS key,
-            to_jsonb(r) - stamps AS content
-          FROM old_rows AS r
-        ) AS o ON o.key = n.key AND o."ownerId" = n."ownerId"
-        WHERE coalesce(n."ownerId", o."ownerId") IN (SELECT w.user_id FROM public._face_sync_watch AS w)
-          AND n.content IS DISTINCT FROM o.content;
+          SELECT n."ownerId", to_jsonb(n) AS content FROM changed_rows AS n
+          UNION ALL
+          SELECT o."ownerId", to_jsonb(o) FROM old_rows AS o
+        ) AS r
+        WHERE r."ownerId" IN (SELECT w.user_id FROM public._face_sync_watch AS w);
       ELSE
         SELECT array_agg(DISTINCT coalesce(to_jsonb(c) ->> 'id', to_jsonb(c) ->> 'personGroupId')::uuid)
         INTO keys

@@ -58,6 +58,20 @@ def test_point_1_name_birth_date_hidden_colour_and_thumbnail_follow_and_favourit
     assert bob.person(mirror)["faceAssetId"] == home.face_of(face)
 
 
+@pytest.mark.releases(until="3.1.0")
+def test_point_1_a_thumbnail_that_is_written_later_than_its_choice_is_copied_again(home: Home) -> None:
+    """Its path stays, so the row that says so is as before."""
+    _, _, person = named_portrait(home.alice, "Grace")
+    _, other, _ = portrait(home.alice, "other.jpg", person)
+    home.settled()
+    mirror = home.mirror_of(person)
+    assert mirror is not None
+    before = thumbnail(home.bob, mirror).read_bytes()
+    home.alice.set_feature_photo(person, other, between=home.settled)
+    home.settled()
+    assert thumbnail(home.bob, mirror).read_bytes() == thumbnail(home.alice, person).read_bytes() != before
+
+
 def test_point_1_people_who_are_merged_reassigned_and_deleted_at_the_source(home: Home) -> None:
     alice, bob = home.alice, home.bob
     (one, _, grace), (two, _, double), (three, face, stranger) = (
