@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -19,6 +20,8 @@ import psycopg
 from psycopg import sql
 
 Key = tuple[UUID, ...]
+# The listener stamps its rows three seconds ahead, Immich with the moment.
+_AHEAD_MS = 1000
 _START = UUID(int=0)
 
 _NOW: LiteralString = "SELECT immich_uuid_v7(now() - interval '1 millisecond')"
@@ -102,6 +105,22 @@ def _kinds(columns: set[tuple[str, str]]) -> tuple[_Kind, ...]:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A row that the phone does not have as it is. by_immich: its last stamp is Immich's, not the listener's.
+
+    A phone may miss what Immich itself writes: what comes due while it commits moves the phone's mark.
+    """
+
+    table: str
+    key: Key
+    words: str
+    by_immich: bool
+
+    def __str__(self) -> str:
+        return f"{self.table} {'/'.join(str(part) for part in self.key)}: {self.words}"
+
+
 @dataclass
 class _Shelf:
     """What the phone has of one kind: its statements, its marks, and the rows as ``(asset, row)``."""
@@ -144,24 +163,27 @@ class Phone:
         """Return how many rows of a table the phone has."""
         return sum(len(shelf.rows) for shelf in self._shelves if shelf.kind.table == table)
 
-    def differences(self) -> list[str]:
-        """Return, line by line, in what the phone's rows are not those of the database."""
-        return [line for shelf in self._shelves for line in self._differences(shelf)]
+    def differences(self) -> list[Difference]:
+        """Return in what the phone's rows are not those of the database."""
+        return [difference for shelf in self._shelves for difference in self._differences(shelf)]
 
-    def _differences(self, shelf: _Shelf) -> Iterator[str]:
+    def _differences(self, shelf: _Shelf) -> Iterator[Difference]:
         found = self._judge.execute(shelf.there, {"user": self._user}).fetchall()
         there = {tuple(key): row for key, row in found}
         held = {key: row for key, (_, row) in list(shelf.rows.items())}
         for key in there.keys() | held.keys():
-            name = f"{shelf.kind.table} {'/'.join(str(part) for part in key)}"
+            new = json.loads(there[key]) if key in there else None
             if key not in held:
-                yield f"{name}: the phone never got it"
-            elif key not in there:
-                yield f"{name}: it is gone, the phone still has it"
+                words = "the phone never got it"
+            elif new is None:
+                words = "it is gone, the phone still has it"
             elif held[key] != there[key]:
-                old, new = json.loads(held[key]), json.loads(there[key])
+                old = json.loads(held[key])
                 changed = [f"{column} {old[column]} -> {new[column]}" for column in new if old[column] != new[column]]
-                yield f"{name}: the phone does not know of {', '.join(changed)}"
+                words = f"the phone does not know of {', '.join(changed)}"
+            else:
+                continue
+            yield Difference(shelf.kind.table, key, words, by_immich=new is not None and _by_immich(new))
 
     def _look(self) -> tuple[_Shelf, ...]:
         """Compose the statements for the release that is there."""
@@ -203,6 +225,12 @@ class Phone:
 
     def _fetch(self, statement: bytes, params: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
         return self._connection.execute(statement, params).fetchall()
+
+
+def _by_immich(row: Mapping[str, Any]) -> bool:
+    stamped_ms = UUID(row["updateId"]).int >> 80
+    written_ms = datetime.fromisoformat(row["updatedAt"]).timestamp() * 1000 if "updatedAt" in row else 0
+    return stamped_ms - written_ms < _AHEAD_MS
 
 
 def _shelf(kind: _Kind) -> _Shelf:

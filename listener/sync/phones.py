@@ -64,6 +64,12 @@ class Phones:
             ("asset_face_audit", ("assetFaceId", "assetId"), "asset_face", "id"),
             ("asset_edit_audit", ("editId", "assetId"), "asset_edit", "id"),
         )
+
+        def same_phone(whose: str) -> sql.Composable:
+            if whose == "assetId":
+                return query("phones", "of_any_user")
+            return query("phones", "of_one_user").format(whose=sql.Identifier(whose))
+
         return cls(
             stamp=tuple(
                 statement("phones", "stamp", table=sql.Identifier(table))
@@ -77,7 +83,7 @@ class Phones:
                     audit=sql.Identifier(audit),
                     columns=identifiers(columns),
                     values=identifiers(columns, of="gone"),
-                    whose=sql.Identifier(columns[1]),
+                    same_phone=same_phone(columns[1]),
                     again=query("phones", "person_again" if table == "person" else "again").format(
                         table=sql.Identifier(table), key=sql.Identifier(key), name=sql.Identifier("gone", columns[0])
                     ),

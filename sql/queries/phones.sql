@@ -18,9 +18,16 @@ FROM {audit} AS gone
 WHERE gone.id >= %(since)s
   AND gone.xmin::text = ANY(%(transactions)s)
   AND EXISTS (SELECT FROM {audit} AS other
-              WHERE other.id > gone.id AND other.{whose} = gone.{whose} AND NOT other.xmin::text = ANY(%(transactions)s))
+              WHERE other.id > gone.id AND {same_phone} AND NOT other.xmin::text = ANY(%(transactions)s))
   AND NOT EXISTS ({again})
 RETURNING xmin::text
+
+-- name: of_one_user
+other.{whose} = gone.{whose}
+
+-- name: of_any_user
+-- Whose photos were concerned is not said, and they may be gone. A deletion that is told twice does no harm.
+true
 
 -- name: again
 SELECT FROM {table} AS row WHERE row.{key} = {name}

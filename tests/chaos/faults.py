@@ -25,6 +25,7 @@ from tests.phone import polling
 from tests.wire import Wire, wire_to
 
 _OUR_SESSIONS = "SELECT pid FROM pg_stat_activity WHERE usename = %s AND datname = current_database()"
+_ENOUGH_LABELS = 20
 _TABLES = ("asset", "asset_exif", "asset_file", "asset_face", "person", "stack", "tag_asset", "asset_job_status")
 
 
@@ -61,11 +62,15 @@ def kill_in_updates(street: Street, server: Server, times: int) -> int:
             for _ in range(times):
                 _start_and_kill(street)
         street.quiet()
-        copies = {str(copy) for copy in street.immich.users.copies("bob").values()}
+        copies = set(street.immich.users.copies("bob").values())
 
         def unknown() -> list[str]:
-            # Of what is not a copy's Immich itself may let a phone miss a change.
-            return [line for line in phone.differences() if line.split(":")[0].split(" ")[1] in copies]
+            # What Immich itself writes, also when bob clicks on a copy, it may let a phone miss.
+            return [
+                str(difference)
+                for difference in phone.differences()
+                if difference.key[0] in copies and not (difference.table == "asset" and difference.by_immich)
+            ]
 
         _eventually_none(street, unknown)
     return times
@@ -113,10 +118,12 @@ def failpoints(street: Street, server: Server, times: int) -> int:
                 street.restore_many()
             process = street.start(f"{label}:{street.rng.randrange(1, 3)}")
             _wait_for_the_end(process)
-            reached += process.output.endswith(f"killed {label}\n")
+            # A line that another thread wrote at that moment may follow.
+            reached += f"killed {label}\n" in process.output
             street.kill(process)
     street.restore_many()
-    if reached < len(labels) / 3:
+    # Not all can be: some belong to a first start. Of a few, chance decides.
+    if len(labels) >= _ENOUGH_LABELS and reached < len(labels) / 3:
         street.immich.trouble.append(f"only {reached} of {len(labels)} points were reached")
     return len(labels)
 
