@@ -30,6 +30,9 @@ from tests.chaos.state import State, differences, leftovers, state_of
 from tests.conftest import DEFAULT_RELEASE, ImmichDatabase, Roots, eventually
 from tests.house import Process
 
+# What all of them share is made once, in whichever comes first.
+pytestmark = pytest.mark.timeout(600)
+
 KILLS = 30
 HEARD = "a new photo of somebody new"
 # In the order in which a batch comes to them: what is done at one crash is not done again.

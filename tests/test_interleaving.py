@@ -40,6 +40,9 @@ from tests.conftest import Roots
 from tests.house import add_user
 from tests.role import address, grant
 
+# Ten whole days, and the straight one before.
+pytestmark = pytest.mark.timeout(600)
+
 STEPS = (
     *("start", "upload photos", "upload live photo", "upload video", "external library scan"),
     *("two trashed", "one restored", "one deleted for good", "moved to the locked folder"),
@@ -158,10 +161,13 @@ class Listener:
                 ml_wait=86400,
             )
 
+            # As the service has it: one batch at a time for each target user.
+            alone = asyncio.Lock()
+
             async def work() -> None:
                 while True:
                     batch = await queue.take(500)
-                    async with connections.connection() as worker:
+                    async with connections.connection() as worker, alone:
                         failed = await self._reconcile(reconciler, worker, batch)
                     queue.done(batch, failed)
 

@@ -23,7 +23,7 @@ from listener.tools.demo_view import StepRow, View, milliseconds
 from listener.tools.verify import Report, render, verify
 
 _PACE = 1.0
-_QUIET_SECONDS = 2.0
+_QUIET_SECONDS = 10.0
 _SETTLE_SECONDS = 20.0
 _SETTLE_POLL_SECONDS = 0.25
 _INTERRUPTED = 130

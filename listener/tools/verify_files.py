@@ -64,6 +64,15 @@ def expected_path(path: str, media_root: Path, source_id: UUID, target_user: UUI
     )
 
 
+def _differs(file: GeneratedFile) -> tuple[str, str] | None:
+    """Return in what the contents differ; a copy may go while it is read, and so may its source."""
+    try:
+        same = filecmp.cmp(file.source, file.copy, shallow=False)
+    except FileNotFoundError:
+        return None if _stat(file.source) is None else ("missing", "is not there")
+    return None if same else ("content", f"has other bytes than the source's {file.source}")
+
+
 def compare_files(files: Sequence[GeneratedFile]) -> Iterator[Difference]:
     """Compare each file of the copies with its source's.
 
@@ -86,8 +95,8 @@ def compare_files(files: Sequence[GeneratedFile]) -> Iterator[Difference]:
                 linked.add(_place(file, copy))
             else:
                 yield file.differs("inode", f"is the same file as the source's {file.source}")
-        elif not file.own and not filecmp.cmp(file.source, file.copy, shallow=False):
-            yield file.differs("content", f"has other bytes than the source's {file.source}")
+        elif not file.own and (words := _differs(file)) is not None:
+            yield file.differs(*words)
         elif file.shared and source.st_dev == copy.st_dev:
             own.append((file, _place(file, copy)))
     for file, place in own:

@@ -53,8 +53,8 @@ def test_point_5_new_kinds_changed_paths_replaced_inodes_and_late_files_follow(h
     assert link.readlink() == moved
 
     # A file goes again.
-    home.house.query("DELETE FROM asset_file WHERE \"assetId\" = %s AND type = 'fullsize'", photo)
     full = _files(bob, copy)["fullsize"]
+    home.house.query("DELETE FROM asset_file WHERE \"assetId\" = %s AND type = 'fullsize'", photo)
     home.settled()
     assert "fullsize" not in _files(bob, copy)
     eventually(lambda: not full.exists(), describe="the file without a row")

@@ -142,11 +142,14 @@ class Neighbours(RuleBasedStateMachine):
         if not own.visible or self.home.release < (2, 5):
             return False
         photo = own.visible[pick % len(own.visible)]
+        # Another picture than it is now: of the same one Immich writes the same files.
+        edits = own.actor.rows.where("asset_edit", assetId=photo)
+        edit: dict[str, Any] = edits[0]["parameters"] if edits else {}
         match change:
             case "crop":
-                own.actor.crop(photo)
+                own.actor.crop(photo, x=(int(edit.get("x", 0)) + 7) % 91)
             case "rotate":
-                own.actor.rotate(photo)
+                own.actor.rotate(photo, int(edit.get("angle", 0)) % 270 + 90)
             case _:
                 own.actor.undo_edits(photo)
         return True
