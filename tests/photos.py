@@ -119,11 +119,21 @@ def plan_photos(roots: Roots, owner: UUID, count: int, *, folder: Path | None = 
 
 
 def write_files(photo: Photo) -> None:
-    """Write the files of one photo; each has a content of its own."""
-    for path in (photo.original, photo.preview, photo.thumbnail):
+    """Write the files of one photo; each has a content of its own.
+
+    A listener may be trying at this moment: each is there whole or not at all, the original last and with its time.
+    """
+    for path in (photo.preview, photo.thumbnail, photo.original):
+        content = f"{path}\n".encode()
+        # The copy may share the inode of a generated file already.
+        if path != photo.original and path.is_file() and path.read_bytes() == content:
+            continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(f"{path}\n".encode())
-    os.utime(photo.original, ns=(MODIFIED_NS, MODIFIED_NS))
+        new = path.with_name(f"{photo.id.hex}.new")
+        new.write_bytes(content)
+        if path == photo.original:
+            os.utime(new, ns=(MODIFIED_NS, MODIFIED_NS))
+        new.replace(path)
 
 
 def add_rows(conninfo: str, owner: UUID, photos: Sequence[Photo], *, library: UUID | None = None) -> None:

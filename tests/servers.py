@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
+import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from listener.standin import schema
@@ -21,6 +22,8 @@ from tests.conftest import DEFAULT_RELEASE, eventually
 
 _DATABASE = "immich"
 _VERSION = int(os.environ.get("TEST_POSTGRES", "18"))
+# A free port may be somebody else's a moment later.
+_PORTS = 5
 # Neither PostgreSQL nor PgBouncer runs as root.
 _ROOT = os.geteuid() == 0
 
@@ -145,23 +148,32 @@ def pooler(server: str, mode: str, *, round_robin: bool = False) -> Iterator[Poo
     host = conninfo_to_dict(server)["host"]
     folder = Path(tempfile.mkdtemp(prefix="listener-pooler-"))
     folder.chmod(0o755)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     (folder / "users.txt").write_text('"postgres" ""\n"listener" ""\n')
-    (folder / "pgbouncer.ini").write_text(
-        f"""
+    settings = f"""
         [databases]
         * = host={host} port=5432
         [pgbouncer]
         listen_addr = 127.0.0.1
-        listen_port = {port}
         unix_socket_dir =
         auth_type = trust
         auth_file = {folder}/users.txt
         pool_mode = {mode}
         server_round_robin = {int(round_robin)}
         """.replace("        ", "")
-    )
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        for _ in range(_PORTS):
+            if (started := _start_pooler(folder, settings, stack)) is not None:
+                yield started
+                return
+        pytest.fail("PgBouncer found no port that was still free")
+
+
+def _start_pooler(folder: Path, settings: str, stack: contextlib.ExitStack) -> Pooler | None:
+    """Start PgBouncer on a free port; None where somebody else took that port first."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (folder / "pgbouncer.ini").write_text(f"{settings}\nlisten_port = {port}\n")
     log = folder / "pgbouncer.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -171,16 +183,15 @@ def pooler(server: str, mode: str, *, round_robin: bool = False) -> Iterator[Poo
             user="nobody" if _ROOT else None,
             extra_groups=[] if _ROOT else None,
         )
-    try:
-        eventually(lambda: _accepts(port), within=20, describe=log.read_text)
-        yield Pooler(port, log)
-    finally:
-        process.terminate()
-        process.wait(10)
-        shutil.rmtree(folder, ignore_errors=True)
+    stack.callback(_end, process)
+    listens = f"listening on 127.0.0.1:{port}\n"
+    eventually(lambda: listens in log.read_text() or process.poll() is not None, within=20, describe=log.read_text)
+    if listens in log.read_text():
+        return Pooler(port, log)
+    assert "Address already in use" in log.read_text(), log.read_text()
+    return None
 
 
-def _accepts(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    process.wait(10)

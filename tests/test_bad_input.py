@@ -47,7 +47,7 @@ def test_a_missing_file_makes_its_photo_wait_and_no_other(carol: PhotoHouse, whi
         assert "is missing" in reason
         eventually(lambda: carol.copies() == 4)
         assert not carol.copied(bad)
-        assert kinds(process) == {"missing"}
+        eventually(lambda: kinds(process) == {"missing"}, describe=lambda: kinds(process))
         assert process.metric("failures_total") >= 1
         eventually(lambda: carol.failures()[bad.id][1] >= 2, within=RETRIED_WITHIN)
         assert str(bad.id) in process.output
@@ -83,7 +83,7 @@ def refused_alone(carol: PhotoHouse, bad: Photo, others: int, process: Process) 
     reason, _ = failed(carol, bad, process)
     eventually(lambda: carol.copies() == others, describe=lambda: process.output[-3000:])
     assert not carol.copied(bad)
-    assert kinds(process) == {"refused"}
+    eventually(lambda: kinds(process) == {"refused"}, describe=lambda: kinds(process))
     assert process.popen.poll() is None
     return reason
 
@@ -200,7 +200,7 @@ def test_a_target_folder_that_leads_out_is_refused(carol: PhotoHouse, tmp_path: 
         reason, _ = failed(carol, bad, process)
         assert "leads through a symlink: '2024'" in reason
         eventually(lambda: carol.copied(good))
-        assert kinds(process) == {"refused"}
+        eventually(lambda: kinds(process) == {"refused"}, describe=lambda: kinds(process))
     assert list(outside.iterdir()) == []
 
 

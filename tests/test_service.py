@@ -14,10 +14,11 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.conftest import ImmichDatabase, Roots, eventually
-from tests.house import House, add_library, add_user
+from tests.house import House, Process, add_library, add_user
 from tests.photos import PhotoHouse, insert_rows, photo_house, write_files
 
-STOPS_WITHIN = 5.0
+# Docker kills after ten.
+STOPS_WITHIN = 9.0
 TAKES_OVER_WITHIN = 25.0
 
 
@@ -37,11 +38,15 @@ def half_done(house: House) -> int:
     return len(house.query("SELECT source_asset_id FROM public._face_sync_intent"))
 
 
+def in_hand(process: Process) -> float:
+    return process.metric("keys_in_flight")
+
+
 def cut(house: House) -> int:
-    """End every session of the database but this one; returns how many there were."""
+    """End every session of the listener, and wait until they are gone; returns how many there were."""
     rows = house.query(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'immich-shared-library'"
     )
     return len(rows)
 
@@ -93,7 +98,7 @@ def test_it_tells_of_its_health_and_work(carol: PhotoHouse) -> None:
         carol.add(4)
         assert carol.house.settled().copies == 4
         eventually(lambda: process.metric("copies_made_total") == 4)
-        assert process.metric("latency_seconds_count") == 4
+        eventually(lambda: process.metric("latency_seconds_count") == 4)
         assert process.metric("notifications_total") > 0
         assert process.metric("listening") == 1
         assert process.metric("failures_total") == 0
@@ -133,7 +138,8 @@ def test_stopped_in_the_middle_of_its_first_sync_it_goes_on_at_the_next_start(
     with house.running() as again:
         report = house.settled(within=60)
         assert report.copies == 1100
-        assert half_done(house) == 0
+        # A copy is all there before its mark goes.
+        eventually(lambda: half_done(house) == 0, describe=lambda: again.output[-2000:])
         assert again.metric("failures_total") == 0
 
 
@@ -179,10 +185,14 @@ def test_cut_again_and_again_in_the_middle_of_the_work_it_gets_there(carol: Phot
     carol.add(600)
     with house.running(ready=False) as process:
         for _ in range(3):
-            eventually(lambda: half_done(house) or carol.copies() == 600, within=30, describe=lambda: process.output)
-            cut(house)
+            # What is begun stays so while it is away: a cut counts that ends more than its listening session.
+            eventually(
+                lambda: (half_done(house) and in_hand(process) and cut(house) > 1) or carol.copies() == 600,
+                within=30,
+                describe=lambda: process.output,
+            )
         assert house.settled(within=60).copies == 600
-        assert half_done(house) == 0
+        eventually(lambda: half_done(house) == 0, describe=lambda: process.output[-2000:])
         assert carol.failures() == {}
         assert process.popen.poll() is None, process.output
 
@@ -204,7 +214,7 @@ def test_of_two_one_serves_and_the_other_takes_over_when_the_first_dies(carol: P
         carol.add(5, start=200)
         assert house.settled(within=TAKES_OVER_WITHIN).copies == 15
         assert "serving a job" in second.output
-        assert second.metric("copies_made_total") == 5
+        eventually(lambda: second.metric("copies_made_total") == 5)
         second.wait_ready()
 
 
