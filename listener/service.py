@@ -115,7 +115,7 @@ class Service:
 
     async def _work(self) -> None:
         """Connect, and start again whenever the listening connection is lost, with a growing pause, for ever."""
-        attempt = 0
+        attempt = swaps = 0
         while not self._stop.is_set():
             began = time.monotonic()
             try:
@@ -129,8 +129,8 @@ class Service:
                 pause = 0.0
             except SwappedError as error:
                 # A disk came or went while a batch was in hand: whether it is away is judged next.
-                attempt = attempt + 1 if time.monotonic() - began < _STEADY else 1
-                pause = min(_LONGEST_WAIT, 2.0**attempt)
+                swaps = min(swaps + 1, 10) if time.monotonic() - began < _STEADY else 1
+                pause = min(_LONGEST_WAIT, 2.0**swaps)
                 log.warning("everything is looked at anew", reason=str(error), pause_s=pause)
             except (*_LOST, preflight.RefusedError) as error:
                 if isinstance(error, preflight.RefusedError) and not self._served:

@@ -65,10 +65,12 @@ class Phones:
             ("asset_edit_audit", ("editId", "assetId"), "asset_edit", "id"),
         )
 
-        def same_phone(whose: str) -> sql.Composable:
+        def passed(audit: str, whose: str) -> sql.Composed:
             if whose == "assetId":
-                return query("phones", "of_any_user")
-            return query("phones", "of_one_user").format(whose=sql.Identifier(whose))
+                return query("phones", "passed_by_anybody").format(audit=sql.Identifier(audit))
+            return query("phones", "passed_by_the_user").format(
+                audit=sql.Identifier(audit), whose=sql.Identifier(whose)
+            )
 
         return cls(
             stamp=tuple(
@@ -83,7 +85,7 @@ class Phones:
                     audit=sql.Identifier(audit),
                     columns=identifiers(columns),
                     values=identifiers(columns, of="gone"),
-                    same_phone=same_phone(columns[1]),
+                    passed=passed(audit, columns[1]),
                     again=query("phones", "person_again" if table == "person" else "again").format(
                         table=sql.Identifier(table), key=sql.Identifier(key), name=sql.Identifier("gone", columns[0])
                     ),

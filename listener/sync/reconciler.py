@@ -272,7 +272,7 @@ class Reconciler:
         async with left_if_cut_off(connection, job, sources):
             removed = await remove(connection, job, sources, self.layout, links, self.rows.extras, self.rows.phones)
         outcome.removed += len(removed.sources)
-        outcome.owner_removed |= any(source.owner_removed for source in sources)
+        outcome.owner_removed |= any(source.owner_removed for source in sources if source.id not in removed.failed)
         outcome.failed |= {id_: Failure("remove", reason) for id_, reason in removed.failed.items()}
 
     async def _respect(

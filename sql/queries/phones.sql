@@ -17,17 +17,19 @@ SELECT {values}
 FROM {audit} AS gone
 WHERE gone.id >= %(since)s
   AND gone.xmin::text = ANY(%(transactions)s)
-  AND EXISTS (SELECT FROM {audit} AS other
-              WHERE other.id > gone.id AND {same_phone} AND NOT other.xmin::text = ANY(%(transactions)s))
+  AND {passed}
   AND NOT EXISTS ({again})
 RETURNING xmin::text
 
--- name: of_one_user
-other.{whose} = gone.{whose}
+-- name: passed_by_the_user
+EXISTS (SELECT FROM {audit} AS other
+        WHERE other.id > gone.id AND other.{whose} = gone.{whose} AND NOT other.xmin::text = ANY(%(transactions)s))
 
--- name: of_any_user
--- Whose photos were concerned is not said, and they may be gone. A deletion that is told twice does no harm.
-true
+-- name: passed_by_anybody
+-- Whose photos were concerned is not said, and they may be gone. A deletion that is told twice does no harm. The last
+-- one of others is looked for once: a batch may delete thousands.
+gone.id < (SELECT other.id FROM {audit} AS other
+           WHERE other.id >= %(since)s AND NOT other.xmin::text = ANY(%(transactions)s) ORDER BY other.id DESC LIMIT 1)
 
 -- name: again
 SELECT FROM {table} AS row WHERE row.{key} = {name}
