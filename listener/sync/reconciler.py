@@ -155,9 +155,6 @@ class Reconciler:
                 async with self.rows.phones.writing(connection, job):
                     await self.rows.people.write(connection, job, [], people)
             concerned = {*some, *(mirrors[id_] for id_ in some if id_ in mirrors)}
-            if self.rows.people.groups is not None:
-                # What the target had of a group that both had shared before goes with its last face, too.
-                concerned |= {source_id for source_id, target_id in mirrors.items() if target_id in concerned}
             await self._drop_empty(connection, job, people=concerned, held=concerned & (outcome.held | outcome.placed))
 
         if ids:

@@ -325,14 +325,8 @@ WHERE CASE
                    SELECT FROM person AS source
                    WHERE source."ownerId" = %(source_user)s
                      AND (pg_temp.copy_id(source.{person_id}, %(target_user)s) = found.id
-                          -- From 3.2: the target's view of a group that both had shared. Where somebody else stands
-                          -- for it by now, that tells it as well: the work may have been cut off since.
-                          OR (source.{person_id} = found.id
-                              AND (found.id = ANY(%(held)s::uuid[])
-                                   OR EXISTS (
-                                       SELECT FROM public._face_sync_person_map AS moved
-                                       WHERE moved.source_person_id = found.id AND moved.target_user_id = %(target_user)s
-                                         AND moved.target_person_id <> found.id)))))
+                          -- From 3.2: the target's view of a group that both had shared.
+                          OR (source.{person_id} = found.id AND found.id = ANY(%(held)s::uuid[]))))
       END
 
 -- name: may_go

@@ -5,14 +5,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
-import psycopg
 import pytest
 
 from listener.standin.actor import Actor
-from listener.sync.reconciler import Reconciler
 from tests.behaviour.conftest import Home, make_home
 from tests.behaviour.people import copy_for, named_portrait, owner_of_face, portrait, seen, shown_on_copy, thumbnail
 from tests.behaviour.upgrade import to_person_groups
@@ -130,39 +127,6 @@ def test_point_2_users_who_join_and_leave_a_cluster_group(home: Home) -> None:
     assert _embedding(bob, copied["id"]) is not None
     assert [(row["person"], row["name"]) for row in bob.people()] == [(copied["person"], "Mum")]
     assert [(row["person"], row["name"]) for row in alice.people()] == [(person, "Grace")]
-
-
-@pytest.mark.releases(since="3.2.0")
-def test_point_2_whoever_was_shared_goes_also_where_the_work_was_cut_off_in_the_middle(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The faces have moved to another person by then, and nothing in them tells any more whom they named."""
-    alice, bob = home.alice, home.bob
-    bob.join_cluster_group(alice.user_id)
-    photo, _, person = named_portrait(alice, "Grace")
-    home.settled()
-    assert [row["person"] for row in bob.people()] == [person]
-    settle, cuts = Reconciler._settle_held, list[bool]()
-
-    async def cut_off_once(*args: Any) -> None:
-        if args[-1].held and not cuts:
-            cuts.append(True)
-            raise psycopg.OperationalError("the connection is lost")
-        await settle(*args)
-
-    with home.stopped():
-        _leave_cluster_group(home, bob)
-        monkeypatch.setattr(Reconciler, "_settle_held", cut_off_once)
-    home.settled()
-    eventually(lambda: cuts)
-    home.settled()
-    (copied,) = bob.faces_of(home.copied(photo))
-    assert copied["person"] != person
-    eventually(
-        lambda: [row["person"] for row in bob.people()] == [copied["person"]],
-        within=20,
-        describe=lambda: f"{bob.people()}",
-    )
 
 
 @pytest.mark.releases(since="3.3.0")
