@@ -25,7 +25,7 @@ from listener.ops import http, logs
 from listener.ops.metrics import Metrics
 from listener.ownership import Ownership
 from listener.settings import Job, Settings
-from listener.sync.outcome import Outcome
+from listener.sync.outcome import Outcome, tell
 from listener.sync.reconciler import Reconciler
 from listener.upkeep import Upkeep
 from listener.workqueue import Batch, Key, WorkQueue
@@ -338,7 +338,7 @@ class Service:
                 if not self._stop.is_set() and not self._holding:
                     failed = await self._reconcile(ready.reconciler, batch)
             finally:
-                # Where it ended by an error, nothing of it is settled.
+                # What failed is not settled: all of it, where the batch ended by an error.
                 self._unsettled |= self._named & {key.id for key in failed}
                 self.queue.done(batch, failed)
                 self._gauge()
@@ -370,35 +370,15 @@ class Service:
         if people := batch.ids("person"):
             outcome = await reconciler.people(connection, job, people)
             failed |= {Key("person", id_) for id_ in outcome.failed_people}
-            self._unsettled |= self._named & outcome.failed_people.keys()
         return failed
 
     def _count(self, job: Job, batch: Batch, outcome: Outcome, keys: int) -> None:
-        metrics = self.metrics
-        metrics.copies_made.labels(job=job.name).inc(len(outcome.made))
-        metrics.copies_removed.labels(job=job.name).inc(outcome.removed)
-        metrics.keys_reconciled.labels(job=job.name, outcome="failed").inc(len(outcome.failed))
-        metrics.keys_reconciled.labels(job=job.name, outcome="done").inc(keys - len(outcome.failed))
+        tell(outcome, job, keys, {key.id: at for key, at in batch.keys.items() if key.kind == "asset"}, self.metrics)
         self._waiting.setdefault(job.name, Counter()).update(outcome.waiting.values())
-        self._unsettled |= self._named & {*outcome.failed, *outcome.failed_people, *outcome.waiting}
+        self._unsettled |= self._named & outcome.waiting.keys()
         if outcome.owner_removed:
             self._watch.doubt()
         self._totals[job.name].update(made=len(outcome.made), removed=outcome.removed, failed=len(outcome.failed))
-        now = time.time()
-        for id_ in outcome.made:
-            at = batch.keys.get(Key("asset", id_))
-            if at is not None:
-                metrics.latency.observe(max(0.0, now - at))
-                log.debug("copied", job=job.name, asset=id_, latency_ms=round((now - at) * 1000, 3))
-        if outcome.made or outcome.removed:
-            log.info(
-                "reconciled",
-                job=job.name,
-                keys=keys,
-                made=len(outcome.made),
-                removed=outcome.removed,
-                failed=len(outcome.failed),
-            )
 
     def _gauge(self) -> None:
         self.metrics.keys_queued.set(self.queue.waiting + self.queue.pausing)

@@ -1,6 +1,7 @@
 """What became of a batch of keys, and how the one bad key in it is found, told apart and recorded."""
 
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -111,6 +112,29 @@ async def record(
     for source_id, failure in failed.items():
         metrics.failures.labels(job=job.name, reason=failure.kind).inc()
         log.warning("photo could not be shared, it is tried again", asset=source_id, job=job.name, reason=failure.text)
+
+
+def tell(outcome: Outcome, job: Job, keys: int, heard_at: Mapping[UUID, float | None], metrics: Metrics) -> None:
+    """Tell the metrics and the log what a batch of so many keys did; heard_at: Unix seconds, None for a sweep's."""
+    metrics.copies_made.labels(job=job.name).inc(len(outcome.made))
+    metrics.copies_removed.labels(job=job.name).inc(outcome.removed)
+    metrics.keys_reconciled.labels(job=job.name, outcome="failed").inc(len(outcome.failed))
+    metrics.keys_reconciled.labels(job=job.name, outcome="done").inc(keys - len(outcome.failed))
+    now = time.time()
+    for id_ in outcome.made:
+        at = heard_at.get(id_)
+        if at is not None:
+            metrics.latency.observe(max(0.0, now - at))
+            log.debug("copied", job=job.name, asset=id_, latency_ms=round((now - at) * 1000, 3))
+    if outcome.made or outcome.removed:
+        log.info(
+            "reconciled",
+            job=job.name,
+            keys=keys,
+            made=len(outcome.made),
+            removed=outcome.removed,
+            failed=len(outcome.failed),
+        )
 
 
 def _failure(error: psycopg.Error | TooSlowError | FileProblemError | OSError) -> Failure:
