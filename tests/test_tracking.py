@@ -114,8 +114,8 @@ async def old_sidecar(conn: Connection, version: int) -> tuple[UUID, UUID]:
 
 async def test_a_fresh_database_gets_the_tables_once(conn: Connection) -> None:
     assert await tracking.read_version(conn) is None
-    assert await tracking.migrate(conn) == [5]
-    assert await tracking.read_version(conn) == 5 == tracking.latest_version()
+    assert await tracking.migrate(conn) == [5, 6]
+    assert await tracking.read_version(conn) == 6 == tracking.latest_version()
     made = await layout(conn)
     assert set(made) == {
         "_face_sync_album_map",
@@ -159,11 +159,15 @@ async def test_an_older_sidecar_is_adopted_with_all_rows(conn: Connection, versi
     tables = ["asset_map", "skipped"] + (["person_map"] if version != 3 else [])
     kept = {name: await contents(conn, name) for name in tables}
 
-    assert await tracking.migrate(conn) == [5]
+    assert await tracking.migrate(conn) == [5, 6]
 
-    assert await tracking.read_version(conn) == 5
+    assert await tracking.read_version(conn) == 6
     assert await rows(conn, "SELECT value FROM _face_sync_meta WHERE key = 'other'") == [("x",)]
-    added: dict[str, dict[str, object]] = {"skipped": {"other_asset_id": None}, "person_map": {"adopted": False}}
+    added: dict[str, dict[str, object]] = {
+        "asset_map": {"source_path": None, "library_id": None, "parked": None},
+        "skipped": {"other_asset_id": None},
+        "person_map": {"adopted": False, "written": {}},
+    }
     for name in tables:
         now = await contents(conn, name)
         assert [row | {"target_user_id": str(TARGET)} | added.get(name, {}) for row in kept[name]] == now
@@ -231,11 +235,11 @@ async def test_a_skipped_asset_without_any_copy_to_tell_by_is_kept(conn: Connect
 
 async def test_a_newer_version_is_refused_and_left_alone(conn: Connection) -> None:
     await tracking.migrate(conn)
-    await conn.execute("UPDATE _face_sync_meta SET value = '6' WHERE key = 'schema_version'")
+    await conn.execute("UPDATE _face_sync_meta SET value = '7' WHERE key = 'schema_version'")
     await conn.execute("DROP TABLE _face_sync_failure")
-    with pytest.raises(tracking.TrackingError, match=r"version 6.*up to 5.*Install that version again"):
+    with pytest.raises(tracking.TrackingError, match=r"version 7.*up to 6.*Install that version again"):
         await tracking.migrate(conn)
-    assert await tracking.read_version(conn) == 6
+    assert await tracking.read_version(conn) == 7
     assert "_face_sync_failure" not in await layout(conn)
 
 
@@ -277,7 +281,7 @@ async def test_of_many_at_once_one_migrates(conn: Connection, empty_database: st
         await eventually_async(all_wait, describe="six migrations at the lock")
         await conn.execute("SELECT pg_advisory_unlock_all()")
         done = await asyncio.gather(*started)
-    assert sorted(done) == [[], [], [], [], [], [5]]
+    assert sorted(done) == [[], [], [], [], [], [5, 6]]
 
 
 async def test_a_role_without_rights_is_told_what_to_do(conn: Connection) -> None:
@@ -302,8 +306,8 @@ async def test_inside_a_transaction_it_refuses(empty_database: str) -> None:
 
 async def test_any_row_factory_will_do(empty_database: str) -> None:
     async with await psycopg.AsyncConnection.connect(empty_database, row_factory=scalar_row, autocommit=True) as other:
-        assert await tracking.migrate(other) == [5]
-        assert await tracking.read_version(other) == 5
+        assert await tracking.migrate(other) == [5, 6]
+        assert await tracking.read_version(other) == 6
 
 
 async def test_the_watched_users_are_exactly_those_given(conn: Connection) -> None:
