@@ -3,7 +3,8 @@
 Our tables may come out of the backup, be gone, or be newer than the rows. So notes of copies that are not there are
 forgotten, copies that no note knows are adopted, and what is left over is removed, if it is surely ours: links below
 our own prefix that lead where ours lead, files named by an id that is derived from one of the source's, rows below our
-prefix whose original is such a link or nothing at all. The sweep then makes the rest what it should be.
+prefix whose original is such a link. That nothing is at a place proves nothing. The sweep then makes the rest what it
+should be.
 
 It is known by the number of the table asset, which is noted for each job: a restored table is another one.
 """
@@ -23,7 +24,7 @@ from listener.database import Connection, fetch, query, statement, uuids, writin
 from listener.immich.layout import Layout, path_checksum
 from listener.ops import logs
 from listener.settings import Job
-from listener.sync.files import FileProblemError, OriginalLinks, remove_files
+from listener.sync.files import FileProblemError, OriginalLinks, remove_beside, remove_files
 from listener.sync.plan import Source, job_params
 from listener.sync.reconciler import Reconciler
 from listener.sync.rules import LOCKABLE
@@ -117,8 +118,9 @@ async def _mend_notes(at: _Job, *, restored: bool) -> None:
             "targets": uuids(target for _, target in missing),
         }
         await at.connection.execute(query("removal", "forget"), named)
+        await at.connection.execute(query("recovery", "forget_marks"), named)
         await at.connection.execute(query("recovery", "forget_albums"), named)
-        adopted = await at.connection.execute(query("recovery", "adopt"), at.params)
+        adopted = await _adopt(at)
         plural = catalog.has("tag_asset", "tagsId")
         tag_asset = {
             "tag_asset_asset": sql.Identifier("assetsId" if plural else "assetId"),
@@ -130,13 +132,40 @@ async def _mend_notes(at: _Job, *, restored: bool) -> None:
         await at.connection.execute(statement("recovery", "note_values", edits=edits), values)
         await at.connection.execute(query("recovery", "unskip"), at.params)
         await at.connection.execute(query("recovery", "forget_seen"))
-    if missing or adopted.rowcount:
+    if missing or adopted:
         log.info(
             "the database is another one than it was, as after a restored backup: our notes are in line with it",
             job=at.job.name,
             forgotten=len(missing),
-            adopted=adopted.rowcount,
+            adopted=adopted,
         )
+
+
+async def _adopt(at: _Job) -> int:
+    """Note copies that are there and not known, where there is proof that they are: returns how many."""
+    ((by_id,),) = await fetch(at.connection, query("recovery", "adopt_by_id"), at.params)
+    rows = await fetch(at.connection, query("recovery", "adoptable"), at.params)
+    # As the disk has it: our link, or a folder that leads to the source's own.
+    proved = await asyncio.to_thread(_lead_to_sources, at, rows)
+    named = {"sources": uuids(source for source, _ in proved), "targets": uuids(target for _, target in proved)}
+    await at.connection.execute(query("recovery", "adopt_by_path"), {**at.params, **named})
+    return int(by_id) + len(proved)
+
+
+def _lead_to_sources(at: _Job, rows: Sequence[tuple[UUID, UUID, str, str]]) -> list[tuple[UUID, UUID]]:
+    same = os.path.realpath(at.job.target_path_prefix) == os.path.realpath(at.job.source_path_prefix)
+    return [
+        (source, target)
+        for source, target, path, original in rows
+        if (same if at.links.directory else _leads_to(path, original))
+    ]
+
+
+def _leads_to(path: str, original: str) -> bool:
+    try:
+        return str(Path(path).readlink()) == original
+    except OSError:
+        return False
 
 
 async def _remove_orphan_rows(at: _Job) -> int:
@@ -163,7 +192,7 @@ async def _remove_orphan_rows(at: _Job) -> int:
 def _surely_ours(at: _Job, rows: Sequence[tuple[UUID, str]]) -> list[tuple[UUID, str]]:
     if at.links.directory:
         return []
-    return [(id_, path) for id_, path in rows if not os.path.lexists(path) or _is_our_link(at.job, path)]
+    return [(id_, path) for id_, path in rows if _is_our_link(at.job, path)]
 
 
 def _our_links(job: Job) -> list[str]:
@@ -172,10 +201,7 @@ def _our_links(job: Job) -> list[str]:
 
 def _is_our_link(job: Job, path: str) -> bool:
     """Tell whether a path is a symlink to where a link of ours at this path leads."""
-    try:
-        return str(Path(path).readlink()) == job.source_path_prefix + path.removeprefix(job.target_path_prefix)
-    except OSError:
-        return False
+    return _leads_to(path, job.source_path_prefix + path.removeprefix(job.target_path_prefix))
 
 
 def _gone(source_id: UUID, target_id: UUID, path: str) -> Source:
@@ -183,13 +209,16 @@ def _gone(source_id: UUID, target_id: UUID, path: str) -> Source:
         id=source_id,
         target_id=target_id,
         original=None,
-        qualifies=False,
+        reason="gone",
         in_scope=False,
-        owner_removed=False,
         waiting=None,
         mapped=False,
         begun=False,
         made=True,
+        parked=False,
+        out_of_sight=False,
+        lost=False,
+        copy_status=None,
         copy_original=path,
         encoded=None,
         skipped=None,
@@ -216,7 +245,7 @@ def _unlink(at: _Job, paths: Sequence[str]) -> int:
     removed = 0
     for path in paths:
         try:
-            removed += at.links.unlink(path)
+            removed += remove_beside(at.layout, at.job.target_path_prefix, path)
         except FileProblemError as problem:
             log.warning("a link that is left over could not be removed", job=at.job.name, reason=str(problem))
     return removed

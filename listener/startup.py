@@ -68,8 +68,11 @@ async def prepare(connection: Connection, settings: Settings, metrics: Metrics, 
         layout=layout,
         link_mode=settings.link_mode,
         metrics=metrics,
+        jobs=settings.jobs,
         features=features,
         ml_wait=settings.ml_wait,
     )
     await recovery.mend_notes(connection, reconciler, settings.jobs)
-    return Ready(catalog, reconciler, Sweep.compose(catalog, (settings.link_mode, features)), unheard_before)
+    return Ready(
+        catalog, reconciler, Sweep.compose(catalog, reconciler.planner, (settings.link_mode, features)), unheard_before
+    )

@@ -20,7 +20,7 @@ from listener.database import Connection, fetch, query, statement, uuids
 from listener.immich.catalog import COPIED_TABLES, Catalog
 from listener.settings import Job
 from listener.sync.files import OriginalLinks
-from listener.sync.plan import job_params
+from listener.sync.plan import Planner, job_params
 from listener.workqueue import Key
 
 PAGE = 2000
@@ -55,12 +55,13 @@ class Sweep:
     """The statements for one catalog. ``house``: whatever else a copy depends on, the same for all jobs."""
 
     house: str
+    planner: Planner
     assets: bytes
     people: bytes
     circumstances: bytes
 
     @classmethod
-    def compose(cls, catalog: Catalog, house: Sequence[object]) -> "Sweep":
+    def compose(cls, catalog: Catalog, planner: Planner, house: Sequence[object]) -> "Sweep":
         """Compose the statements from what this Immich has."""
         groups = catalog.person_groups
         names = {
@@ -80,6 +81,7 @@ class Sweep:
         cluster_groups = query("sweep", "cluster_groups") if groups else sql.SQL("NULL")
         return cls(
             repr((sorted(catalog.tables.items(), key=lambda table: table[0]), *house)),
+            planner,
             statement("sweep", "assets", states=sql.SQL(", ").join(states), **files),
             statement("sweep", "people", **names),
             statement("sweep", "circumstances", cluster_groups=cluster_groups),
@@ -93,8 +95,9 @@ class Sweep:
         everything: also what is as it was left.
         """
         rows = await fetch(connection, self.circumstances, job_params(job))
-        circumstances = hashlib.sha256(repr((self.house, job, album_usable, rows)).encode()).hexdigest()
-        params = {**_params(job), "circumstances": circumstances, "limit": PAGE}
+        others = self.planner.other_prefixes(job)
+        circumstances = hashlib.sha256(repr((self.house, job, others, album_usable, rows)).encode()).hexdigest()
+        params = {**_params(job), "circumstances": circumstances, "other_prefixes": others, "limit": PAGE}
         kinds: tuple[tuple[Literal["asset", "person"], bytes], ...] = (("asset", self.assets), ("person", self.people))
         for kind, text in kinds:
             after = _BEFORE_ALL

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from listener.immich.layout import Layout, RefusedPathError, path_checksum
 from listener.settings import Job
-from listener.sync.files import FileProblemError, FileTask, OriginalLinks, place, remove_files
+from listener.sync.files import FileProblemError, FileTask, OriginalLinks, place, remove_beside, remove_files
 from tests.test_files import BOB, COPY, SOURCE
 
 pytest_plugins = ("tests.file_fixtures",)
@@ -100,7 +100,7 @@ def test_nothing_outside_the_roots_is_touched(trap: Trap, parts: list[str], shar
         lambda: place(FileTask(f"{media}/source.jpeg", hostile, shared=shared), trap.layout, "auto"),
         lambda: place(FileTask(hostile, f"{media}/bob/taken", shared=shared), trap.layout, "auto"),
         lambda: trap.links.link(f"{external}/bob/{path}", f"{external}/carol/a.jpg"),
-        lambda: trap.links.unlink(f"{external}/bob/{path}"),
+        lambda: remove_beside(trap.layout, f"{external}/bob", f"{external}/bob/{path}"),
         lambda: trap.links.modified_ns(f"{external}/bob/{path}"),
         lambda: remove_files(trap.layout, (), parts[-1], [hostile]),
     ):
@@ -124,7 +124,7 @@ def test_every_name_that_a_file_can_have_is_linked_and_unlinked(trap: Trap, name
         return
     trap.links.link(path, original)
     assert os.readlink(path) == original  # noqa: PTH115 - the text, not a path made of it
-    assert trap.links.unlink(path) is True
+    assert remove_beside(trap.layout, job.target_path_prefix, path) is True
     assert not Path(path).parent.exists()
 
 

@@ -157,6 +157,7 @@ class Listener:
                 layout=Layout(self.roots.media, self.roots.external),
                 link_mode="auto",
                 metrics=metrics,
+                jobs=self.jobs,
                 features=EVERYTHING,
                 ml_wait=86400,
             )
@@ -177,7 +178,7 @@ class Listener:
                 await self._while_alive(tasks, asyncio.to_thread(immich))
                 for notification in chaos.late() if chaos else ():
                     queue.add(notification.keys, at=notification.at)
-                await self._sweep(connections, queue, reconciler, Sweep.compose(catalog, ()))
+                await self._sweep(connections, queue, reconciler, Sweep.compose(catalog, reconciler.planner, ()))
                 idle = queue.until(lambda: queue.waiting + queue.in_hand + queue.pausing == 0)
                 await self._while_alive(tasks, asyncio.wait_for(idle, 60))
             finally:

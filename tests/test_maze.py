@@ -116,6 +116,7 @@ async def reconcile(conninfo: str, roots: Roots, job: Job, ids: Sequence[UUID], 
             layout=Layout(roots.media, roots.external).as_seen(),
             link_mode=mode,
             metrics=Metrics(),
+            jobs=[job],
             features=NOTHING_ON,
             ml_wait=0,
         )

@@ -18,7 +18,7 @@ from listener.ops.http import Readiness
 from listener.ops.metrics import Metrics
 from listener.settings import Job
 from listener.sync.assets import WantedCopy
-from listener.sync.files import FileProblemError, OriginalLinks
+from listener.sync.files import FileProblemError, OriginalLinks, remove_beside
 from listener.sync.placing import Placer
 from listener.sync.reconciler import Reconciler
 from tests.conftest import ImmichDatabase, Roots, eventually, eventually_async
@@ -197,13 +197,14 @@ def test_no_link_is_made_or_removed_where_the_external_root_is_away(roots: Roots
     """The last wall: the root goes away between a look at it and the link."""
     job_prefix = roots.external / "shared" / "bob"
     path = str(job_prefix / "2024" / "IMG.jpg")
-    links = OriginalLinks(Layout(roots.media, roots.external).as_seen(), str(job_prefix))
+    layout = Layout(roots.media, roots.external).as_seen()
+    links = OriginalLinks(layout, str(job_prefix))
     with away(roots.external, how):
         with pytest.raises(SwappedError, match="is not the folder that it was"):
             links.link(path, "/elsewhere/IMG.jpg")
         assert how == "empty" or not roots.external.exists()
         with pytest.raises(SwappedError, match="is not the folder that it was"):
-            links.unlink(path)
+            remove_beside(layout, str(job_prefix), path)
     assert links.link(path, "/elsewhere/IMG.jpg") == "symlink"
 
 
@@ -260,6 +261,7 @@ async def _reconciler(carol: PhotoHouse, connection: Connection) -> Reconciler:
         layout=Layout(carol.house.roots.media, carol.house.roots.external).as_seen(),
         link_mode="auto",
         metrics=Metrics(),
+        jobs=carol.house.jobs,
         features=Features(smart_search=False, facial_recognition=False, ocr=False),
         ml_wait=0,
     )

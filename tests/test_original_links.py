@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from listener.immich.layout import Layout
-from listener.sync.files import FileProblemError, OriginalLinks
+from listener.sync.files import FileProblemError, OriginalLinks, remove_beside
 from tests.conftest import Roots
 
 pytest_plugins = ("tests.file_fixtures",)
@@ -19,6 +19,10 @@ class Originals:
     links: OriginalLinks
     source: Path
     target: Path
+    layout: Layout
+
+    def remove(self, path: Path | str) -> bool:
+        return remove_beside(self.layout, str(self.target), str(path))
 
 
 @pytest.fixture
@@ -27,7 +31,7 @@ def originals(layout: Layout, roots: Roots) -> Originals:
     source.mkdir()
     target.mkdir(parents=True)
     (source / "a.jpg").write_bytes(b"original")
-    return Originals(OriginalLinks(layout, str(target)), source, target)
+    return Originals(OriginalLinks(layout, str(target)), source, target, layout)
 
 
 def test_an_original_is_linked_once_and_again_when_it_moved(originals: Originals) -> None:
@@ -55,7 +59,7 @@ def test_what_is_not_a_link_is_left_alone(originals: Originals, make: Callable[[
     make(path)
     with pytest.raises(FileProblemError, match="in the way"):
         originals.links.link(str(path), str(originals.source / "a.jpg"))
-    assert originals.links.unlink(str(path)) is False
+    assert originals.remove(path) is False
     assert path.exists()
     assert not path.is_symlink()
 
@@ -66,7 +70,7 @@ def test_a_name_as_long_as_a_name_can_be_is_linked(originals: Originals) -> None
     original.write_bytes(b"original")
     path = originals.target / name
     assert originals.links.link(str(path), str(original)) == "symlink"
-    assert originals.links.unlink(str(path)) is True
+    assert originals.remove(path) is True
 
 
 def test_a_file_of_the_users_beside_a_link_is_left_alone_whatever_its_name(originals: Originals) -> None:
@@ -87,12 +91,12 @@ def test_unlinking_takes_empty_folders_with_it_up_to_the_prefix(originals: Origi
     one, two = originals.target / "2024" / "05" / "a.jpg", originals.target / "2024" / "b.jpg"
     for path in (one, two):
         originals.links.link(str(path), str(originals.source / "a.jpg"))
-    assert originals.links.unlink(str(one)) is True
+    assert originals.remove(one) is True
     assert not (originals.target / "2024" / "05").exists()
     assert two.is_symlink()
-    originals.links.unlink(str(two))
+    originals.remove(two)
     assert list(originals.target.iterdir()) == []
-    assert originals.links.unlink(str(two)) is False
+    assert originals.remove(two) is False
     assert (originals.source / "a.jpg").read_bytes() == b"original"
 
 
@@ -104,8 +108,8 @@ def test_a_prefix_that_leads_to_the_sources_folder_is_never_linked_or_unlinked_i
     links = OriginalLinks(layout, str(prefix))
     assert links.directory
     (originals.source / "link.jpg").symlink_to("a.jpg")
-    assert links.unlink(str(prefix / "link.jpg")) is False
-    assert links.unlink(str(prefix / "a.jpg")) is False
+    for name in ("link.jpg", "a.jpg"):
+        assert remove_beside(layout, str(prefix), str(prefix / name)) is False
     assert sorted(path.name for path in originals.source.iterdir()) == ["a.jpg", "link.jpg"]
 
 
@@ -115,26 +119,44 @@ def test_an_external_root_that_is_itself_a_symlink_is_no_danger(roots: Roots, tm
     root.symlink_to(roots.external)
     (roots.external / "carol").mkdir()
     (roots.external / "carol" / "a.jpg").write_bytes(b"original")
-    links = OriginalLinks(Layout(roots.media, root), str(root / "bob"))
+    layout = Layout(roots.media, root)
+    links = OriginalLinks(layout, str(root / "bob"))
     assert not links.directory
     assert links.modified_ns(str(root / "carol" / "a.jpg")) > 0
     assert links.link(str(root / "bob" / "a.jpg"), str(root / "carol" / "a.jpg")) == "symlink"
-    assert links.unlink(str(root / "bob" / "a.jpg")) is True
+    assert remove_beside(layout, str(root / "bob"), str(root / "bob" / "a.jpg")) is True
 
 
 @pytest.mark.parametrize("name", ["../x.jpg", "a/../../x.jpg", "a//x.jpg", "./x.jpg", "", "a/", "..", "x\0.jpg"])
 def test_a_link_path_that_is_not_plainly_below_the_prefix_is_refused(originals: Originals, name: str) -> None:
     path = f"{originals.target}/{name}"
-    for act in (lambda: originals.links.link(path, "/x"), lambda: originals.links.unlink(path)):
-        with pytest.raises(FileProblemError) as refused:
-            act()
-        assert refused.value.kind == "refused"
+    with pytest.raises(FileProblemError) as refused:
+        originals.links.link(path, "/x")
+    assert refused.value.kind == "refused"
 
 
-def test_the_prefix_of_somebody_with_a_longer_name_is_not_ours(originals: Originals, roots: Roots) -> None:
-    other = roots.external / "shared" / "bobby"
-    other.mkdir()
-    (other / "a.jpg").symlink_to("nowhere")
-    with pytest.raises(FileProblemError):
-        originals.links.unlink(str(other / "a.jpg"))
-    assert (other / "a.jpg").is_symlink()
+def test_what_lies_outside_or_behind_a_symlink_is_never_removed(originals: Originals, roots: Roots) -> None:
+    """A target user may write to their folder: what they put in the way leads nowhere."""
+    own, behind = roots.external / "own.jpg", originals.source / "own.jpg"
+    for link in (own, behind, roots.external.parent / "own.jpg"):
+        link.symlink_to("nowhere")
+    (originals.target / "trip").symlink_to(originals.source)
+    for path in (
+        f"{originals.target}/../../own.jpg",
+        f"{roots.external}/../own.jpg",
+        f"{originals.target}/trip/own.jpg",
+    ):
+        assert originals.remove(path) is False
+    assert own.is_symlink()
+    assert behind.is_symlink()
+    assert (roots.external.parent / "own.jpg").is_symlink()
+
+
+def test_the_xmp_beside_a_link_goes_and_no_other_file(originals: Originals) -> None:
+    xmp, photo = originals.target / "a.jpg.xmp", originals.target / "a.jpg"
+    for path in (xmp, photo):
+        path.write_text("bob's own")
+    assert originals.remove(photo) is False
+    assert originals.remove(xmp) is True
+    assert photo.exists()
+    assert not xmp.exists()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from listener.immich.layout import Layout
-from listener.sync.files import FileProblemError, FileTask, OriginalLinks, place, remove_files
+from listener.sync.files import FileProblemError, FileTask, OriginalLinks, place, remove_beside, remove_files
 from tests.tracing import everything
 
 CALLS = (
@@ -108,8 +108,10 @@ DEEDS: Mapping[str, tuple[str, Callable[[Scene], object]]] = {
     "link": ("linked", lambda scene: scene.links.link(str(scene.linked / "made.jpg"), "/new")),
     "link anew": ("linked", lambda scene: scene.links.link(str(scene.linked / "moved.jpg"), "/new")),
     "link deeper": ("linked", lambda scene: scene.links.link(str(scene.linked / "b" / "c" / "made.jpg"), "/new")),
-    "unlink": ("linked", lambda scene: scene.links.unlink(str(scene.linked / "gone.jpg"))),
-    "unlink the last": ("linked", lambda scene: scene.links.unlink(str(scene.linked / "deep" / "last.jpg"))),
+    "unlink": ("linked", lambda scene: remove_beside(
+        scene.layout, str(scene.linked), str(scene.linked / "gone.jpg"))),
+    "unlink the last": ("linked", lambda scene: remove_beside(
+        scene.layout, str(scene.linked), str(scene.linked / "deep" / "last.jpg"))),
     "hardlink": ("generated", lambda scene: place(
         FileTask(str(scene.picture), str(scene.generated / "id_there.jpeg"), shared=True), scene.layout, "auto")),
     "copy": ("generated", lambda scene: place(

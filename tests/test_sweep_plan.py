@@ -11,11 +11,13 @@ import pytest
 
 from listener.database import Connection, connect, fetch
 from listener.immich import catalog
+from listener.immich.api import Features
 from listener.immich.catalog import Catalog
 from listener.immich.layout import Layout
 from listener.settings import Job
 from listener.sweep import Sweep
 from listener.sync.files import OriginalLinks
+from listener.sync.plan import Planner
 from listener.tracking import migrate
 from tests.conftest import ImmichDatabase, Roots
 from tests.house import add_library, add_user
@@ -99,7 +101,8 @@ async def test_no_large_table_is_read_as_a_whole(immich: ImmichDatabase, roots: 
             target=target,
         )
         await connection.execute(filled.encode())
-        sweep = Sweep.compose(found, ())
+        everything = Features(smart_search=True, facial_recognition=True, ocr=True)
+        sweep = Sweep.compose(found, Planner.compose(found, [job], everything, 0), ())
         links = OriginalLinks(Layout(roots.media, roots.external), target)
 
         async def pages() -> list[int]:

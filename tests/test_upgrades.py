@@ -15,7 +15,6 @@ from listener import channel, condition
 from listener.database import connect
 from listener.standin import schema
 from listener.standin.actor import Actor
-from listener.sync import removal
 from tests import upgrades
 from tests.behaviour.conftest import Home, make_home
 from tests.behaviour.people import portrait
@@ -286,29 +285,6 @@ def test_an_owner_who_is_removed_and_restored_between_two_looks_is_noticed(
     eventually(lambda: home.copy_of(photo) is None, within=HEARD_WITHIN)
     home.house.query('UPDATE "user" SET "deletedAt" = NULL WHERE id = %s', home.alice.user_id)
     eventually(lambda: home.copy_of(photo), within=HEARD_WITHIN)
-
-
-def test_a_removal_that_fails_asks_for_no_sweep(
-    home_at: Callable[[str], Home], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It has its own pause, which a sweep after the other would defeat."""
-    home = home_at("3.3.0")
-    photo = home.alice.upload("photo.jpg")
-    home.settled()
-    asked = list[bool]()
-    monkeypatch.setattr(condition.Watch, "doubt", lambda _: asked.append(True))
-    remove_all_files = removal.remove_all_files
-    monkeypatch.setattr(removal, "remove_all_files", lambda _, sources, *__: {source.id: "no" for source in sources})
-
-    home.house.query('UPDATE "user" SET "deletedAt" = now() WHERE id = %s', home.alice.user_id)
-    home.house.sweep()
-    # The second try begins when all about the first is said.
-    attempts = "SELECT 1 FROM public._face_sync_failure WHERE source_asset_id = %s AND attempts >= 2"
-    eventually(lambda: home.house.query(attempts, photo), within=HEARD_WITHIN)
-    assert asked == []
-    monkeypatch.setattr(removal, "remove_all_files", remove_all_files)
-    eventually(lambda: asked, within=HEARD_WITHIN)
-    assert home.copy_of(photo) is None
 
 
 async def test_a_look_waits_for_no_lock_of_an_upgrade(immich: ImmichDatabase) -> None:

@@ -14,6 +14,8 @@ from uuid import UUID
 
 from listener.settings import Job
 
+# A folder that is never made, below the target prefix.
+NOWHERE = ".nowhere"
 # Folders below the media root that Immich names files of assets by id in.
 _FILE_FOLDERS = ("thumbs", "encoded-video")
 # What tells a folder from another at the same path, as from the mount point below it: device and inode, or a device.
@@ -95,6 +97,10 @@ class Layout:
     def copy_original(self, job: Job, source_original: str) -> str:
         """Return the path of a copy's original: the source's, moved from the source prefix to the target prefix."""
         return f"{job.target_path_prefix}/{self.relative(source_original, job.source_path_prefix)}"
+
+    def nowhere(self, job: Job, target_id: UUID, suffix: str) -> str:
+        """Return a path at which nothing is, for a copy that is put away: its own place is free for another then."""
+        return f"{job.target_path_prefix}/{NOWHERE}/{target_id}{suffix}"
 
     def copy_file(self, source_path: str, source_id: UUID, target_id: UUID, target_user: UUID, kind: str) -> str:
         """Return the path of a copy's generated file, named as Immich names it.

@@ -25,6 +25,9 @@ class Metrics:
         self.copies_made = self._counter("copies_made", "Copies made.", "job")
         self.copies_updated = self._counter("copies_updated", "Copies changed to match their source.", "job")
         self.copies_removed = self._counter("copies_removed", "Copies removed.", "job")
+        self.copies_parked = self._counter(
+            "copies_parked", "Copies put out of sight while their source is away.", "job"
+        )
         self.rows_written = self._counter("rows_written", "Rows inserted, updated or deleted.", "table")
         self.files = self._counter("files", "Files made (hardlink, copy, reflink, symlink) or removed.", "how")
         self.failures = self._counter("failures", "Failed tries to make or change a copy.", "job", "reason")

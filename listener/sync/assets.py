@@ -5,8 +5,8 @@ only a few seconds ahead: a phone's mark must not pass them before they are ther
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -14,13 +14,18 @@ from psycopg import sql
 
 from listener.database import Connection, fetch, query, statement, uuids
 from listener.immich.catalog import Catalog
-from listener.immich.layout import path_checksum
+from listener.immich.layout import Layout, path_checksum
 from listener.settings import Job
+from listener.sync import marks
 from listener.sync.extras import Extras
 from listener.sync.people import People, Person
 from listener.sync.phones import Phones
 from listener.sync.plan import Source, batch_params, job_params, own_edits_of
+from listener.sync.removal import Removal
 from listener.sync.rules import LOCKABLE, asset_rule, child_statements, file_rule, parts
+
+# Reads sources anew: what is planned for them now.
+Again = Callable[[Sequence[UUID]], Awaitable[list[Source]]]
 
 # pg_temp.ahead() stamps three seconds ahead; half a second is left for the commit.
 TRANSACTION_SECONDS = 2.5
@@ -64,14 +69,16 @@ class Rows:
     people: People
     extras: Extras
     phones: Phones
+    removal: Removal
     note_edits: bytes | None
 
     @classmethod
-    def compose(cls, catalog: Catalog) -> "Rows":
+    def compose(cls, catalog: Catalog, layout: Layout) -> "Rows":
         """Compose the statements from what this Immich has."""
         asset = parts(catalog, "asset", asset_rule(catalog))
         rule = file_rule(catalog)
         file = parts(catalog, "asset_file", rule)
+        extras, phones = Extras.compose(catalog), Phones.compose(catalog)
         return cls(
             hold=statement("rows", "hold", own_edits=own_edits_of(catalog)),
             assets=statement("rows", "upsert_assets", **asset.named()),
@@ -79,8 +86,9 @@ class Rows:
             delete_files=statement("rows", "delete_files", same=sql.SQL(rule.same), ours=sql.SQL(rule.ours)),
             upsert_files=statement("rows", "upsert_files", **file.named()),
             people=People.compose(catalog),
-            extras=Extras.compose(catalog),
-            phones=Phones.compose(catalog),
+            extras=extras,
+            phones=phones,
+            removal=Removal.compose(catalog, layout, extras, phones),
             note_edits=statement("rows", "note_edits") if catalog.has("asset_edit") else None,
         )
 
@@ -93,42 +101,76 @@ class Rows:
         *,
         album: UUID | None,
         own_sidecars: bool,
+        again: Again,
     ) -> "Written":
         """Write the rows of these copies. Raises psycopg.Error, or TooSlowError; then nothing was written.
 
         album: where the copies belong, if it can be used. own_sidecars: an XMP beside a copy is its user's, since
-        copies have links of their own.
+        copies have links of their own. again: tells once more what is to be done, now that the sources are held.
         """
         async with self.phones.writing(connection, job):
             started = time.monotonic()
-            copies = await self._still_wanted(connection, job, copies)
+            copies = await self._still_wanted(connection, job, copies, again)
+            moved = await self._make_way(connection, job, copies, own_sidecars=own_sidecars)
             written = await self._write(connection, job, copies, people, album, own_sidecars=own_sidecars)
             # Files that no row names any more go after the commit: a crash between leaves a mark.
-            if leaving := written.leaving:
-                await connection.execute(query("plan", "begin"), {**job_params(job), **batch_params(leaving)})
+            await marks.leave(connection, job, written.leaving)
             if time.monotonic() - started > TRANSACTION_SECONDS:
                 raise TooSlowError(f"writing {len(copies)} copies took over {TRANSACTION_SECONDS} s")
-        return written
+        return replace(written, moved=frozenset(moved))
 
-    async def _still_wanted(self, connection: Connection, job: Job, copies: Sequence[WantedCopy]) -> list[WantedCopy]:
+    async def _still_wanted(
+        self, connection: Connection, job: Job, copies: Sequence[WantedCopy], again: Again
+    ) -> list[WantedCopy]:
         """Leave out copies of which the plan is no longer true: they are planned anew.
 
-        Their user has deleted them since, or edited them, or another batch has made them.
+        Their user has deleted them since, or edited them, or another batch has made them; or the source's user has
+        locked, trashed or moved the photo. From here on the sources stay what they are until the commit.
         """
-        made = [copy.source.target_id for copy in copies if copy.source.made]
-        fresh = [copy.source.id for copy in copies if not copy.source.made]
-        params = {**job_params(job), "made": uuids(made), "fresh": uuids(fresh)}
+        sources = [copy.source for copy in copies]
+        made = [source.target_id for source in sources if source.made]
+        fresh = [source.id for source in sources if not source.made]
+        params = {**job_params(job), **batch_params(sources), "made": uuids(made), "fresh": uuids(fresh)}
+        await connection.execute(query("rows", "hold_sources"), params)
         there: dict[UUID, bool] = dict(await fetch(connection, self.hold, params)) if made else {}
         unwanted = {row[0] for row in await fetch(connection, query("rows", "unwanted"), params)} if fresh else set()
+        now = {source.id: source for source in await again([source.id for source in sources])}
         return [
             copy
             for copy in copies
-            if (
+            if _same_plan(copy.source, now.get(copy.source.id))
+            and (
                 there.get(copy.source.target_id) == copy.source.own_edits
                 if copy.source.made
                 else copy.source.id not in unwanted
             )
         ]
+
+    async def _make_way(
+        self, connection: Connection, job: Job, copies: Sequence[WantedCopy], *, own_sidecars: bool
+    ) -> list[UUID]:
+        """Free the places that these copies get: of their own former places, and of other copies there.
+
+        Photos may exchange their paths, and (owner, library, path) is unique. Returns the sources of those others.
+        """
+        prefix = job.target_path_prefix + "/"
+        moving = [
+            copy.source
+            for copy in copies
+            if copy.source.copy_original not in {None, copy.path}
+            and (own_sidecars or not str(copy.source.copy_original).startswith(prefix))
+        ]
+        await self.removal.leave_place(connection, job, moving)
+        params = {
+            **job_params(job),
+            "targets": uuids(copy.source.target_id for copy in copies),
+            "checksums": [path_checksum(copy.path) for copy in copies],
+        }
+        holders = await fetch(connection, query("rows", "holders"), params)
+        if holders:
+            listed = [(row[0], row[1], row[2]) for row in holders]
+            await self.removal.aside(connection, job, listed, own_sidecars=own_sidecars)
+        return [row[0] for row in holders]
 
     async def _write(
         self,
@@ -150,7 +192,9 @@ class Rows:
             "own_sidecars": own_sidecars,
             "lockable": list(LOCKABLE),
             "own_edits": uuids(source.target_id for source in sources if source.own_edits),
+            "made": uuids(source.target_id for source in sources if source.made),
             "originals": [copy.path for copy in copies],
+            "source_paths": [source.original for source in sources],
             "checksums": [path_checksum(copy.path) for copy in copies],
             "modified": [_to_millisecond(copy.modified_ns) for copy in copies],
             "encoded": [copy.encoded for copy in copies],
@@ -169,6 +213,7 @@ class Rows:
             rows["asset_file"] = await connection.execute(self.upsert_files, params)
             await self.people.write(connection, job, sources, people)
             named = await connection.execute(query("rows", "named_files"), params)
+            await self.removal.kept.give(connection, params)
             await connection.execute(query("rows", "finish"), params)
             if self.note_edits is not None:
                 await connection.execute(self.note_edits, params)
@@ -187,19 +232,30 @@ class Written:
     """What one transaction did.
 
     copies: those that were written. rows: how many were made or mended, by table. before: paths of all files
-    that the copies' rows named before. named: those that they name now.
+    that the copies' rows named before. named: those that they name now. moved: sources of other copies that had to make
+    way.
     """
 
     copies: tuple[WantedCopy, ...]
     rows: dict[str, int]
     before: frozenset[str]
     named: frozenset[str]
+    moved: frozenset[UUID] = frozenset()
 
     @property
-    def leaving(self) -> list[Source]:
-        """The sources of copies of which some file is to go."""
-        gone = self.before - self.named
-        return [copy.source for copy in self.copies if any(str(copy.source.target_id) in path for path in gone)]
+    def leaving(self) -> dict[tuple[UUID, UUID], list[str]]:
+        """Files that no row names any more, by source and copy: rows that went, or went while the files were placed."""
+        leaving: dict[tuple[UUID, UUID], list[str]] = {}
+        for copy in self.copies:
+            id_ = str(copy.source.target_id)
+            placed = {file.path for file in copy.files} | self.before
+            if gone := [path for path in placed - self.named if id_ in path]:
+                leaving[copy.source.id, copy.source.target_id] = gone
+        return leaving
+
+
+def _same_plan(planned: Source, now: Source | None) -> bool:
+    return now is not None and now.reason is None and now.original == planned.original
 
 
 def _to_millisecond(time_ns: int) -> datetime:

@@ -1,4 +1,4 @@
-"""What surrounds a copy in its user's library: an album, tags, stacks, and what was there before.
+"""What surrounds a copy in its user's library: an album, tags, stacks.
 
 Each is written in the same transaction as the copies, in sets. What the target user has done themselves is not
 in our tables and is left alone: their own tags, their stacks, a copy that they took out of the album.
@@ -19,28 +19,33 @@ _STACKS = ("stack_release", "stack_dissolve", "stack_make", "stack_join", "stack
 _TAGS = ("tags_remove", "tags_make", "tags_give")
 
 
+def tagged_columns(catalog: Catalog) -> dict[str, sql.Identifier]:
+    """Return the names of the columns of tag_asset and album_asset: until 2.2 they were plural."""
+    plural = catalog.has("tag_asset", "tagsId")
+    return {
+        "tag_asset_asset": sql.Identifier("assetsId" if plural else "assetId"),
+        "tag_asset_tag": sql.Identifier("tagsId" if plural else "tagId"),
+        "album_asset_asset": sql.Identifier("assetsId" if plural else "assetId"),
+        "album_asset_album": sql.Identifier("albumsId" if plural else "albumId"),
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Extras:
     """The statements for one catalog, each list in the order of running."""
 
     stacks: tuple[bytes, ...]
-    before_removal: tuple[bytes, ...]
-    after_removal: bytes
+    uncover: tuple[bytes, ...]
+    drop: bytes
+    dissolve: bytes
     tags: tuple[bytes, ...]
     albums: tuple[bytes, ...]
     album_is_theirs: bytes
-    give_back: tuple[bytes, ...]
 
     @classmethod
     def compose(cls, catalog: Catalog) -> "Extras":
-        """Compose the statements with the column names that this Immich has: until 2.2 they were plural."""
-        plural = catalog.has("tag_asset", "tagsId")
-        names = {
-            "tag_asset_asset": sql.Identifier("assetsId" if plural else "assetId"),
-            "tag_asset_tag": sql.Identifier("tagsId" if plural else "tagId"),
-            "album_asset_asset": sql.Identifier("assetsId" if plural else "assetId"),
-            "album_asset_album": sql.Identifier("albumsId" if plural else "albumId"),
-        }
+        """Compose the statements with the column names that this Immich has."""
+        names = tagged_columns(catalog)
         members = query("extras", "stack_members")
         wanted = query("extras", "tags_wanted").format(**names)
 
@@ -51,14 +56,12 @@ class Extras:
         owner = "album_owner_column" if catalog.has("album", "ownerId") else "album_owner_member"
         return cls(
             stacks=composed(*_STACKS),
-            before_removal=composed("keep", "stack_uncover", "stack_drop"),
-            after_removal=statement("extras", "stack_dissolve"),
+            uncover=composed("stack_uncover"),
+            drop=statement("extras", "stack_drop"),
+            dissolve=statement("extras", "stack_dissolve"),
             tags=composed(*tags),
             albums=composed("album_add", "album_cover"),
             album_is_theirs=statement("extras", owner),
-            give_back=composed(
-                "give_back_albums", "give_back_stacks_gone", "give_back_stacks", "give_back_covers", "given_back"
-            ),
         )
 
     async def album_usable(self, connection: Connection, job: Job) -> bool:
@@ -68,7 +71,7 @@ class Extras:
 
     async def write(self, connection: Connection, job: Job, params: Mapping[str, Any]) -> None:
         """Write what surrounds the copies of a batch. Part of a serialised transaction."""
-        for step in (*self.give_back, *self.tags):
+        for step in self.tags:
             await connection.execute(step, {**params, "tags": job.tags})
         if params["album"] is not None:
             for step in self.albums:
@@ -81,10 +84,15 @@ class Extras:
             await connection.execute(step, params)
 
     async def before(self, connection: Connection, params: Mapping[str, Any]) -> None:
-        """Note what the target user had done with copies that go now, and take them out of stacks."""
-        for step in self.before_removal:
+        """Take copies that go now out of stacks and off covers. Part of a serialised transaction."""
+        await self.before_parking(connection, params)
+        await connection.execute(self.drop, params)
+
+    async def before_parking(self, connection: Connection, params: Mapping[str, Any]) -> None:
+        """Let others be the covers of what these copies lead. Part of a serialised transaction."""
+        for step in self.uncover:
             await connection.execute(step, params)
 
     async def after(self, connection: Connection, params: Mapping[str, Any]) -> None:
         """Take apart mirrored stacks that hold no copy any more."""
-        await connection.execute(self.after_removal, params)
+        await connection.execute(self.dissolve, params)

@@ -13,13 +13,16 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from listener.immich.layout import Layout, RefusedPathError, Root
+from listener.ops import logs
 from listener.sync.folders import MODE, Entry, held, make_alike, make_link_alike, really_held, within
+
+_limited = logs.Limited(logs.get("files"))
 
 LinkMode = Literal["auto", "hardlink", "copy"]
 How = Literal["unchanged", "hardlink", "reflink", "copy", "symlink", "removed"]
@@ -31,6 +34,7 @@ _FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file (btrfs
 _LONGEST_PATH = 4095
 _LONGEST_NAME = 255
 _RIGHTS = "Check PUID and PGID, and who may write there"
+_IN_THE_WAY = "something that is not ours is in the way at {!r}: move it away"
 _TO_DO = {
     errno.ENOSPC: "Make room, or check with df -i that there are inodes",
     errno.EDQUOT: "Make room, or raise the quota",
@@ -230,58 +234,30 @@ class OriginalLinks:
 
             within(target, self._layout.external, link)
         except FileExistsError as error:
-            raise FileProblemError(
-                "in the way", f"a file that is not ours is in the way at {path!r}: move it away"
-            ) from error
+            raise FileProblemError("in the way", _IN_THE_WAY.format(path)) from error
         except RefusedPathError as error:
             raise FileProblemError("refused", str(error)) from error
         except OSError as error:
             raise FileProblemError(_kind(error), f"cannot make the link {path!r}: {_words(error)}") from error
         return how
 
-    def unlink(self, path: str) -> bool:
-        """Take the link of one copy away, and folders that are empty then. Never a file. Raises FileProblemError."""
-        if self.directory:
-            return False
+    def in_the_way(self, path: str, original: str | None, *, replaced: bool) -> str | None:
+        """Return in words what is at the place of a link and is none of ours; None where there is nothing, or ours.
+
+        replaced: a link of ours is there already, wherever it leads. Raises FileProblemError.
+        """
         try:
-            target = self._own(path)
-            if not self._unlinked(target):
-                return False
-            for folder in target.parents:
-                if str(folder) == self._prefix or not str(folder).startswith(self._prefix + "/"):
-                    break
-                with held(folder, self._layout.external) as entry:
-                    os.rmdir(entry.name, dir_fd=entry.folder)
+            with held(self._own(path), self._layout.external) as entry:
+                there = _readlink(entry)
+        except FileNotFoundError:
+            return None
+        except (FileExistsError, NotADirectoryError):
+            return _IN_THE_WAY.format(path)
         except RefusedPathError as error:
             raise FileProblemError("refused", str(error)) from error
         except OSError as error:
-            # The folder is still needed, or another batch was faster.
-            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT}:
-                raise FileProblemError(_kind(error), f"cannot remove the link {path!r}: {_words(error)}") from error
-        return True
-
-    def unlink_former(self, path: str, now: str, original: str) -> bool:
-        """Take away the link that a copy, now at ``now``, had below a former prefix. Raises FileProblemError.
-
-        Only what is surely the copy's: a symlink to that very original, at the same place below the other prefix, and
-        no symlink on the way to it.
-        """
-        former = path.removesuffix(now.removeprefix(self._prefix))
-        try:
-            with held(Path(path), self._layout.external) as entry:
-                ours = former != path and _readlink(entry) == original
-        except (RefusedPathError, FileNotFoundError, FileExistsError, NotADirectoryError):
-            return False
-        except OSError as error:
             raise FileProblemError(_kind(error), f"cannot read the link {path!r}: {_words(error)}") from error
-        return ours and OriginalLinks(self._layout, former).unlink(path)
-
-    def _unlinked(self, target: Path) -> bool:
-        with contextlib.suppress(FileNotFoundError), held(target, self._layout.external) as entry:
-            if stat.S_ISLNK(entry.lstat().st_mode):
-                entry.unlink()
-                return True
-        return False
+        return None if replaced or there in {None, original} else _IN_THE_WAY.format(path)
 
     def _own(self, path: str) -> Path:
         self._layout.relative(path, self._prefix)
@@ -300,18 +276,59 @@ def _readlink(entry: Entry) -> str | None:
         raise
 
 
-def remove_files(layout: Layout, folders: Sequence[Path], id_: str, named: Sequence[str]) -> int:
-    """Remove the generated files of one copy or person: those its rows name and any other named by its id.
+def remove_beside(layout: Layout, prefix: str, path: str) -> bool:
+    """Remove the link of a copy, or the XMP beside it, and folders below ``prefix`` that are empty then.
+
+    Never another file. What lies behind a symlink that somebody put in the way is not ours any more. Raises
+    FileProblemError.
+    """
+    if not path.startswith(f"{layout.external_root}/"):
+        return False
+    try:
+        with held(Path(path), layout.external) as entry:
+            mode = entry.lstat().st_mode
+            if not stat.S_ISLNK(mode) and not (stat.S_ISREG(mode) and path.endswith(".xmp")):
+                return False
+            entry.unlink()
+        for folder in Path(path).parents:
+            if not str(folder).startswith(prefix + "/"):
+                break
+            with held(folder, layout.external) as entry:
+                os.rmdir(entry.name, dir_fd=entry.folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except RefusedPathError as error:
+        _limited.warning("links of copies that are gone lie behind a symlink now: they are left", reason=str(error))
+        return False
+    except OSError as error:
+        # The folder is still needed, or another batch was faster.
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise FileProblemError(_kind(error), f"cannot remove {path!r}: {_words(error)}") from error
+    return True
+
+
+def remove_files(
+    layout: Layout, folders: Sequence[Path], id_: str, named: Sequence[str], *, but: Container[str] = ()
+) -> int:
+    """Remove the generated files of one copy or person: those given and any other named by its id, ``but`` these.
 
     Folders stay, also empty ones: Immich may just be about to write there. Returns how many files were removed.
     Raises FileProblemError, and SwappedError where a disk came or went meanwhile: what was not found may be there.
     """
-    paths = {Path(path) for path in named if id_ in Path(path).name}
+    media = f"{layout.media_root}/"
+    paths = {Path(path) for path in named if path.startswith(media) and id_ in Path(path).name}
     for folder in folders:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            paths.update(folder / entry.name for entry in os.scandir(folder) if entry.name.startswith(id_))
+        try:
+            with os.scandir(folder) as entries:
+                paths.update(folder / entry.name for entry in entries if entry.name.startswith(id_))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise FileProblemError(_kind(error), f"cannot look through {str(folder)!r}: {_words(error)}") from error
     removed = 0
     for path in paths:
+        if str(path) in but:
+            continue
         try:
             layout.inside_media(str(path.parent))
             with really_held(path, layout.media) as entry:

@@ -33,7 +33,8 @@ _ATTEMPTS = 3
 class Outcome:
     """What one batch did. ``failed`` has source ids, or person ids; they are to be tried again later.
 
-    owner_removed: copies went because a user or library is marked as removed. No event tells when that is taken back.
+    owner_removed: copies were parked because a user or library is marked as removed. No event tells when that is taken
+    back.
     changed: sources whose copies their users deleted or edited while the batch was in hand.
 
     Of the target's people, held: whom copied faces named before; named: whom they name now; placed: those whose
@@ -43,6 +44,7 @@ class Outcome:
     made: list[UUID] = field(default_factory=list)
     kept: int = 0
     removed: int = 0
+    parked: int = 0
     owner_removed: bool = False
     waiting: dict[UUID, str] = field(default_factory=dict)
     failed: dict[UUID, Failure] = field(default_factory=dict)
@@ -118,6 +120,7 @@ def tell(outcome: Outcome, job: Job, keys: int, heard_at: Mapping[UUID, float | 
     """Tell the metrics and the log what a batch of so many keys did; heard_at: Unix seconds, None for a sweep's."""
     metrics.copies_made.labels(job=job.name).inc(len(outcome.made))
     metrics.copies_removed.labels(job=job.name).inc(outcome.removed)
+    metrics.copies_parked.labels(job=job.name).inc(outcome.parked)
     metrics.keys_reconciled.labels(job=job.name, outcome="failed").inc(len(outcome.failed))
     metrics.keys_reconciled.labels(job=job.name, outcome="done").inc(keys - len(outcome.failed))
     now = time.time()
@@ -126,13 +129,14 @@ def tell(outcome: Outcome, job: Job, keys: int, heard_at: Mapping[UUID, float | 
         if at is not None:
             metrics.latency.observe(max(0.0, now - at))
             log.debug("copied", job=job.name, asset=id_, latency_ms=round((now - at) * 1000, 3))
-    if outcome.made or outcome.removed:
+    if outcome.made or outcome.removed or outcome.parked:
         log.info(
             "reconciled",
             job=job.name,
             keys=keys,
             made=len(outcome.made),
             removed=outcome.removed,
+            parked=outcome.parked,
             failed=len(outcome.failed),
         )
 

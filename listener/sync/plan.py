@@ -4,8 +4,8 @@ A key is the id of an asset, source or copy. One query follows it to the source 
 each whether it may be shared, whether Immich is done with it, and what there is of its copy.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from uuid import UUID
 
 from psycopg import sql
@@ -18,28 +18,37 @@ from listener.settings import Job
 REMOVED_BY_TARGET = "removed by target"
 
 
+# Why a source may not be shared for now (plan.sql): its copy is parked. For every other reason it goes for good.
+FOR_NOW = frozenset({"settings", "owner", "offline", "trashed", "still"})
+# For these a copy goes that lies in no place of a job any more; else such a copy is kept (README).
+_PRIVATE = frozenset({"locked", "deleted", "gone"})
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """One source asset and its copy as they are. ``original`` is None where the source's row is gone.
 
-    in_scope: it is this job's by its place, whether or not it may be shared. owner_removed: its user or library is
-    marked as removed. waiting: what Immich has not done
-    yet, None when the asset is ready. made: the copy's row is there. mapped: it was made once. begun: files of it
-    may be there. encoded: the source's encodedVideoPath (up to 2.5).
-    skipped: why it was not made so far. own_edits: its user has edited the copy's picture.
-    double_id, double_reason: the target's own photo that a new copy would double.
+    reason: why it may not be shared, None if it may. in_scope: it is this job's by its place, whether or not it may be
+    shared. waiting: what Immich has not done yet, None when the asset is ready. mapped: it was made once. begun: there
+    is a mark of it, files may be there. made: the copy's row is there. parked: it was put away. out_of_sight: and its
+    row is as it should be then. lost: its row went, not by its user's will. copy_status: as Immich has it. encoded: the
+    source's encodedVideoPath (up to 2.5). skipped: why it was not made so far. own_edits: its user has edited the
+    copy's picture. double_id, double_reason: the photo that a new copy would double.
     """
 
     id: UUID
     target_id: UUID
     original: str | None
-    qualifies: bool
+    reason: str | None
     in_scope: bool
-    owner_removed: bool
     waiting: str | None
     mapped: bool
     begun: bool
     made: bool
+    parked: bool
+    out_of_sight: bool
+    lost: bool
+    copy_status: str | None
     copy_original: str | None
     encoded: str | None
     skipped: str | None
@@ -65,10 +74,13 @@ class Planner:
 
     sources_query: bytes
     files_query: bytes
+    features: Features
+    ml_wait: float
+    jobs: tuple[Job, ...]
 
     @classmethod
-    def compose(cls, catalog: Catalog) -> "Planner":
-        """Compose the statements from what this Immich has."""
+    def compose(cls, catalog: Catalog, jobs: Sequence[Job], features: Features, ml_wait: float) -> "Planner":
+        """Compose the statements from what this Immich has. ``ml_wait`` is in seconds; ``jobs``: all that there are."""
         ocr = query("plan", "ocr_missing") if catalog.has("asset_job_status", "ocrAt") else sql.SQL("false")
         encoded = sql.SQL('source."encodedVideoPath"' if catalog.has("asset", "encodedVideoPath") else "NULL")
         own_edits = own_edits_of(catalog)
@@ -82,11 +94,21 @@ class Planner:
                 own_edits=own_edits,
             ),
             statement("plan", "files", is_edited=edited),
+            features,
+            ml_wait,
+            tuple(jobs),
         )
 
-    async def sources(
-        self, connection: Connection, job: Job, ids: Sequence[UUID], features: Features, ml_wait: float
-    ) -> list[Source]:
+    def other_prefixes(self, job: Job) -> list[str]:
+        """Return where the other jobs of the same two users have their copies."""
+        users = (job.source_user_id, job.target_user_id)
+        return [
+            other.target_path_prefix
+            for other in self.jobs
+            if (other.source_user_id, other.target_user_id) == users and other.identity != job.identity
+        ]
+
+    async def sources(self, connection: Connection, job: Job, ids: Sequence[UUID]) -> list[Source]:
         """Read the source assets of one job that these keys lead to, with their copies."""
         rows = await fetch(
             connection,
@@ -98,10 +120,11 @@ class Planner:
                 "source_prefix": job.source_path_prefix,
                 "remove_copies": job.remove_copies,
                 "duplicates": job.duplicates,
-                "ml_wait": ml_wait,
-                "smart_search": features.smart_search,
-                "faces": features.facial_recognition,
-                "ocr": features.ocr,
+                "other_prefixes": self.other_prefixes(job),
+                "ml_wait": self.ml_wait,
+                "smart_search": self.features.smart_search,
+                "faces": self.features.facial_recognition,
+                "ocr": self.features.ocr,
             },
         )
         return [Source(*row) for row in rows]
@@ -134,46 +157,65 @@ def batch_params(sources: Sequence[Source]) -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True)
 class Sorted:
-    """The sources of a batch, by what is to be done with them."""
+    """The sources of a batch, by what is to be done with them. ``clear``: only their marks are to be gone through."""
 
     copy: tuple[Source, ...]
     remove: tuple[Source, ...]
+    park: tuple[Source, ...]
+    clear: tuple[Source, ...]
     respect: tuple[Source, ...]
     skip: tuple[Source, ...]
     unskip: tuple[Source, ...]
     wait: tuple[Source, ...]
 
 
-def sort(sources: Sequence[Source], job: Job) -> Sorted:
-    """Decide what is to be done with each source, from the rows alone.
+def sort(sources: Sequence[Source], job: Job, others: Sequence[str]) -> Sorted:
+    """Decide what is to be done with each source, from the rows alone. ``others``: prefixes of other jobs.
 
     A copy that was made and is no more was deleted by its user, and is respected. One that would double a photo
     of theirs is skipped, until that one goes.
     """
-    lists: dict[str, list[Source]] = {name: [] for name in ("copy", "remove", "respect", "skip", "unskip", "wait")}
+    lists: dict[str, list[Source]] = {field.name: [] for field in fields(Sorted)}
     for source in sources:
-        if source.in_scope and source.mapped and not source.made:
-            lists["respect"].append(source)
-        elif not source.qualifies:
-            if _belongs(source, job):
-                lists["remove"].append(source)
-        elif source.skipped == REMOVED_BY_TARGET:
-            if source.begun:
-                lists["remove"].append(source)
-        elif source.double_id is not None:
-            lists["skip"].append(source)
-        else:
-            if source.skipped is not None:
-                lists["unskip"].append(source)
-            lists["copy" if source.made or source.waiting is None else "wait"].append(source)
+        for name in _what(source, job, others):
+            lists[name].append(source)
     return Sorted(**{name: tuple(found) for name, found in lists.items()})
 
 
-def _belongs(source: Source, job: Job) -> bool:
-    """Tell whether there is something of this job's to remove: a copy below its prefix, or a begun one."""
+def _what(source: Source, job: Job, others: Sequence[str]) -> Iterator[str]:
+    if source.lost:
+        # Forgotten first; where it may be shared it is made anew then.
+        yield "remove"
+    elif source.in_scope and source.mapped and not source.made:
+        yield "respect"
+    elif source.reason is not None:
+        yield from _goes(source, job, others)
+    elif source.skipped == REMOVED_BY_TARGET:
+        if source.begun:
+            yield "remove"
+    elif source.double_id is not None:
+        yield "skip"
+    else:
+        if source.skipped is not None:
+            yield "unskip"
+        yield "copy" if source.made or source.waiting is None else "wait"
+
+
+def _goes(source: Source, job: Job, others: Sequence[str]) -> Iterator[str]:
     if source.copy_original is not None:
-        return source.copy_original.startswith(job.target_path_prefix + "/")
-    return source.begun or (source.mapped and source.original is None)
+        place = source.copy_original
+        if any(place.startswith(prefix + "/") for prefix in others):
+            return
+        if not place.startswith(job.target_path_prefix + "/") and source.reason not in _PRIVATE:
+            return
+    elif not source.begun and not (source.mapped and source.original is None):
+        return
+    if source.reason not in FOR_NOW or not source.made:
+        yield "remove"
+    elif not source.out_of_sight and source.copy_status != "deleted":
+        yield "park"
+    elif source.begun:
+        yield "clear"
 
 
 def by_source(files: Sequence[SourceFile]) -> dict[UUID, list[SourceFile]]:

@@ -1,17 +1,17 @@
 """Makes copies what they should be: the one place where a key becomes work.
 
 A batch of keys flows in; what is read from the rows decides: sources that may be shared and that Immich is done
-with get a copy or have theirs mended, sources that may not lose it. It is never asked which event named the
-key, and doing it twice changes nothing. First sync, changes, deletions and repair are this same path.
+with get a copy or have theirs mended, sources that may not lose it, or have it parked. It is never asked which event
+named the key, and doing it twice changes nothing. First sync, changes, deletions and repair are this same path.
 
 For a new copy the order is: a mark that it is begun, its files, its rows in one transaction, the link of its
-original, and the mark goes. After a crash at any point the key does the rest.
+original, and the mark goes. What goes, goes the other way: the rows and a mark, the files, the mark. After a crash at
+any point the key does the rest.
 """
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from listener.database import Connection, fetch, query, uuids
@@ -21,14 +21,15 @@ from listener.immich.layout import Layout, RefusedPathError
 from listener.ops import logs
 from listener.ops.metrics import Metrics
 from listener.settings import Job
+from listener.sync import marks
 from listener.sync.assets import Rows, WantedCopy, Written
-from listener.sync.files import FileProblemError, LinkMode, OriginalLinks, remove_files
-from listener.sync.marks import left_if_cut_off, to_the_end
+from listener.sync.files import LinkMode, OriginalLinks
+from listener.sync.marks import Marks, left_if_cut_off, to_the_end
 from listener.sync.outcome import Outcome, halving, record
 from listener.sync.people import Person
 from listener.sync.placing import Failure, Placer
 from listener.sync.plan import Planner, Sorted, Source, batch_params, by_source, job_params, sort
-from listener.sync.removal import remove, remove_all_files
+from listener.sync.removal import Removal
 
 log = logs.get("reconciler")
 
@@ -41,11 +42,15 @@ class Reconciler:
     planner: Planner
     rows: Rows
     placer: Placer
+    marks: Marks
     metrics: Metrics
-    features: Features
-    ml_wait: float
     limited: logs.Limited
     catalog: Catalog
+
+    @property
+    def removal(self) -> Removal:
+        """How copies go."""
+        return self.rows.removal
 
     @classmethod
     def compose(
@@ -55,18 +60,18 @@ class Reconciler:
         layout: Layout,
         link_mode: LinkMode,
         metrics: Metrics,
+        jobs: Sequence[Job],
         features: Features,
         ml_wait: float,
     ) -> "Reconciler":
-        """Compose a reconciler for what this Immich has. ``ml_wait`` is in seconds."""
+        """Compose a reconciler for what this Immich has. ``ml_wait`` is in seconds; ``jobs``: all that there are."""
         return cls(
             layout,
-            Planner.compose(catalog),
-            Rows.compose(catalog),
+            Planner.compose(catalog, jobs, features, ml_wait),
+            Rows.compose(catalog, layout),
             Placer(layout, link_mode, metrics),
+            Marks.compose(catalog, layout, metrics),
             metrics,
-            features,
-            ml_wait,
             logs.Limited(log),
             catalog,
         )
@@ -75,21 +80,26 @@ class Reconciler:
         """Return how the originals of this job's copies are linked."""
         return OriginalLinks(self.layout, job.target_path_prefix)
 
-    async def assets(self, connection: Connection, job: Job, ids: Sequence[UUID]) -> Outcome:
+    async def assets(
+        self, connection: Connection, job: Job, ids: Sequence[UUID], *, rows_only: bool = False
+    ) -> Outcome:
         """Bring the copies that these asset ids lead to, sources or copies, to what they should be.
 
         Where the database refuses something the batch is halved until the one bad key stands alone, and is
         recorded with its reason. Raises psycopg.OperationalError when the connection is lost, ChangedError when the
         tables are no longer those of the catalog; then the whole batch is to be tried again.
+
+        rows_only: take away what must not be seen, and touch no disk; for a job that pauses or is refused. The files go
+        later, by their marks.
         """
         outcome = Outcome()
-        work = lambda some: self._assets(connection, job, some, outcome)  # noqa: E731 - twice the same
+        work = lambda some: self._assets(connection, job, some, outcome, rows_only=rows_only)  # noqa: E731 - twice
         await halving(connection, self.catalog, ids, outcome.failed, work)
-        if outcome.changed:
+        if outcome.changed and not rows_only:
             changed, outcome.changed = list(outcome.changed), set()
             await halving(connection, self.catalog, changed, outcome.failed, work)
             outcome.failed |= dict.fromkeys(outcome.changed, Failure("lock", "its copy changed again and again"))
-        await self._settle_held(connection, job, outcome)
+        await self._settle_held(connection, job, outcome, rows_only=rows_only)
         if outcome.failed:
             await record(connection, job, outcome.failed, self.metrics, self.limited)
         return outcome
@@ -97,20 +107,22 @@ class Reconciler:
     async def people(self, connection: Connection, job: Job, ids: Sequence[UUID]) -> Outcome:
         """Bring the mirrors of these people to what they should be; those that no face needs go."""
         outcome = Outcome()
-        await self._settle_people(connection, job, ids, outcome)
+        await self._settle_people(connection, job, ids, outcome, rows_only=False)
         return outcome
 
     async def remove_orphans(self, connection: Connection, job: Job, orphans: Sequence[Source]) -> Outcome:
         """Remove copies that no source stands for, with their files. Raises psycopg.Error."""
         outcome = Outcome()
-        await self._remove(connection, job, self.links(job), orphans, outcome)
-        await self._settle_held(connection, job, outcome)
+        await self._remove(connection, job, self.links(job), orphans, outcome, rows_only=False)
+        await self._settle_held(connection, job, outcome, rows_only=False)
         return outcome
 
-    async def _assets(self, connection: Connection, job: Job, ids: Sequence[UUID], outcome: Outcome) -> None:
-        sources = await self.planner.sources(connection, job, ids, self.features, self.ml_wait)
-        links = self.links(job)
-        todo = sort(sources, job)
+    async def _assets(
+        self, connection: Connection, job: Job, ids: Sequence[UUID], outcome: Outcome, *, rows_only: bool
+    ) -> None:
+        sources = await self.planner.sources(connection, job, ids)
+        links = await asyncio.to_thread(self.links, job)
+        todo = sort(sources, job, self.planner.other_prefixes(job))
         # What a try of a larger batch found may be over: the source may have gone since.
         for id_ in {*ids, *(source.id for source in sources)}:
             outcome.failed.pop(id_, None)
@@ -118,9 +130,15 @@ class Reconciler:
         outcome.waiting |= {source.id: source.waiting or "" for source in todo.wait}
         # First what goes: a new source may have taken the path of one that is gone.
         if todo.remove:
-            await self._remove(connection, job, links, todo.remove, outcome)
+            await self._remove(connection, job, links, todo.remove, outcome, rows_only=rows_only)
+            outcome.changed |= {source.id for source in todo.remove if source.lost and source.reason is None}
+        if todo.park:
+            await self._park(connection, job, links, todo.park, outcome)
         if todo.respect:
-            await self._respect(connection, job, links, todo.respect, outcome)
+            await self._respect(connection, job, links, todo.respect, outcome, rows_only=rows_only)
+        if rows_only:
+            return
+        await self._clear(connection, job, [*todo.park, *todo.clear], outcome)
         if todo.skip or todo.unskip:
             await self._skip(connection, job, todo)
         if todo.copy:
@@ -133,19 +151,21 @@ class Reconciler:
         # Whoever was written for another part of the batch may lose their feature face in this one.
         outcome.written -= held
 
-    async def _settle_held(self, connection: Connection, job: Job, outcome: Outcome) -> None:
+    async def _settle_held(self, connection: Connection, job: Job, outcome: Outcome, *, rows_only: bool) -> None:
         """Settle the people of the copies at hand: those who lost a face may have lost their last one.
 
         After all else, since what has to be tried again finds the faces gone, and nothing that tells whose they were.
         """
-        await self._settle_people(connection, job, list(outcome.held | outcome.named), outcome)
+        await self._settle_people(connection, job, list(outcome.held | outcome.named), outcome, rows_only=rows_only)
 
-    async def _settle_people(self, connection: Connection, job: Job, ids: Sequence[UUID], outcome: Outcome) -> None:
+    async def _settle_people(
+        self, connection: Connection, job: Job, ids: Sequence[UUID], outcome: Outcome, *, rows_only: bool
+    ) -> None:
         """Mend the mirrors among these people, and remove those that no face needs."""
         mirrors: dict[UUID, UUID] = {}
 
         async def settle(some: Sequence[UUID]) -> None:
-            to_mend = [id_ for id_ in some if id_ not in outcome.written]
+            to_mend = [id_ for id_ in some if id_ not in outcome.written and not rows_only]
             people = await self.rows.people.mirrored(connection, job, to_mend, self.layout) if to_mend else []
             if people:
                 mirrors.update({person.source_id: person.target_id for person in people})
@@ -155,7 +175,8 @@ class Reconciler:
                 async with self.rows.phones.writing(connection, job):
                     await self.rows.people.write(connection, job, [], people)
             concerned = {*some, *(mirrors[id_] for id_ in some if id_ in mirrors)}
-            await self._drop_empty(connection, job, people=concerned, held=concerned & (outcome.held | outcome.placed))
+            held = concerned & (outcome.held | outcome.placed)
+            await self._drop_empty(connection, job, people=concerned, held=held, rows_only=rows_only)
 
         if ids:
             await halving(connection, self.catalog, ids, outcome.failed_people, settle)
@@ -175,53 +196,92 @@ class Reconciler:
             await self._hold(connection, sources, outcome)
         begun = await asyncio.to_thread(self.placer.unmade, job, sources, files)
         if begun:
-            await connection.execute(query("plan", "begin"), {**job_params(job), **batch_params(begun)})
+            await marks.begin(connection, job, begun)
         if people:
             outcome.named |= {person.target_id for person in people}
             await self.rows.people.begin(connection, job, people)
+        ours = await self._places_of_ours(connection, job, sources)
         async with left_if_cut_off(connection, job, sources):
-            copies, failed = await to_the_end(self.placer.copies, job, links, sources, files)
+            copies, failed = await to_the_end(self.placer.copies, job, links, sources, files, ours)
             outcome.failed |= failed
             if people:
-                people, failed = await to_the_end(self.placer.people, people)
+                people, problems = await to_the_end(self.placer.people, people)
                 outcome.placed |= _with_thumbnail(people)
-                outcome.failed_people |= failed
-            album = await self._album(connection, job)
+                outcome.failed_people |= problems
             if copies:
-                await self._leave_former_prefix(connection, links, copies)
-                written = await self.rows.write(
-                    connection, job, copies, people, album=album, own_sidecars=not links.directory
-                )
-                outcome.written |= {person.target_id for person in people}
-                linked, failed = await to_the_end(self.placer.originals, links, written.copies)
-                outcome.failed |= failed
-                left = await to_the_end(self.placer.strays, job, written)
-                whole = [copy.source for copy in written.copies if copy.source.id not in {*failed, *left}]
-                if begun or written.leaving or any(source.begun for source in whole):
-                    await connection.execute(query("rows", "whole"), {**job_params(job), **batch_params(whole)})
-                self._count(written, outcome)
-                outcome.changed |= await self._changed_meanwhile(connection, links, copies, written.copies, linked)
+                await self._write(connection, job, links, copies, people, outcome)
+            # A row that names what is not ours hands it over, whatever its user does with it: it is put away.
+            blocked = [source for source in sources if source.made and _is_blocked(failed.get(source.id))]
+            if blocked := [source for source in blocked if source.copy_original == self._path(job, source)]:
+                await self._park(connection, job, links, blocked, outcome)
 
-    async def _leave_former_prefix(
-        self, connection: Connection, links: OriginalLinks, copies: Sequence[WantedCopy]
+    async def _write(
+        self,
+        connection: Connection,
+        job: Job,
+        links: OriginalLinks,
+        copies: Sequence[WantedCopy],
+        people: Sequence[Person],
+        outcome: Outcome,
     ) -> None:
-        """Take away the links of copies that another prefix has been given to, unless the path is another's by now."""
-        former = {
-            copy.source.target_id: copy.source.copy_original
-            for copy in copies
-            if copy.source.copy_original is not None and not links.holds(copy.source.copy_original)
-        }
-        if not former:
-            return
-        params = {"paths": list(former.values()), "targets": uuids(former)}
-        others = {row[0] for row in await fetch(connection, query("rows", "originals_of_others"), params)}
-        left = [copy for copy in copies if former.get(copy.source.target_id) not in {None, *others}]
-        await asyncio.to_thread(self.placer.leave, links, left)
+        """Write the rows of copies whose files are in place, link their originals, and go through their marks."""
+        written = await self.rows.write(
+            connection,
+            job,
+            copies,
+            people,
+            album=await self._album(connection, job),
+            own_sidecars=not links.directory,
+            again=lambda ids: self.planner.sources(connection, job, ids),
+        )
+        outcome.written |= {person.target_id for person in people}
+        outcome.changed |= written.moved
+        linked, failed = await to_the_end(self.placer.originals, links, written.copies)
+        if failed:
+            await self._take_back(connection, job, links, written.copies, failed, outcome)
+        done = [copy.source for copy in written.copies if copy.source.id not in failed]
+        crashed = {source.id for source in done if source.begun}
+        # Whoever was moved out of the way has a mark of their own, and is looked at next.
+        left = await self.marks.clear(connection, job, {source.id for source in done}, wholly=crashed)
+        for source_id, reason in left.items():
+            log.warning("a file that no row names could not be removed", asset=source_id, job=job.name, reason=reason)
+        outcome.failed |= failed
+        self._count(written, outcome)
+        outcome.changed |= await self._changed_meanwhile(connection, job, copies, written.copies, linked)
+
+    async def _take_back(
+        self,
+        connection: Connection,
+        job: Job,
+        links: OriginalLinks,
+        written: Sequence[WantedCopy],
+        failed: dict[UUID, Failure],
+        outcome: Outcome,
+    ) -> None:
+        """Take back copies whose links cannot be made: no row is left that names what is not our link.
+
+        One that was there before is only put away where something else is at its place; else its link is missing, and
+        is tried again.
+        """
+        sources = [copy.source for copy in written if copy.source.id in failed]
+        fresh = [source for source in sources if not source.made]
+        blocked = [source for source in sources if source.made and _is_blocked(failed[source.id])]
+        if fresh:
+            await self._remove(connection, job, links, fresh, outcome, rows_only=False)
+            outcome.removed -= len(fresh)
+        if blocked:
+            await self._park(connection, job, links, blocked, outcome)
+
+    async def _places_of_ours(self, connection: Connection, job: Job, sources: Sequence[Source]) -> Collection[str]:
+        """Return at which places of these copies a link of ours may be: of a copy, or of one that went."""
+        paths = self.placer.paths(job, sources)
+        params = {**job_params(job), "paths": paths}
+        return frozenset(row[0] for row in await fetch(connection, query("rows", "places_of_ours"), params))
 
     async def _changed_meanwhile(
         self,
         connection: Connection,
-        links: OriginalLinks,
+        job: Job,
         copies: Sequence[WantedCopy],
         written: Sequence[WantedCopy],
         linked: Sequence[WantedCopy],
@@ -235,17 +295,18 @@ class Reconciler:
         if linked:
             targets = uuids(copy.source.target_id for copy in linked)
             there = {row[0] for row in await fetch(connection, query("rows", "there"), {"targets": targets})}
-            gone = [copy for copy in linked if copy.source.target_id not in there]
-            await asyncio.to_thread(self.placer.take_back, links, gone)
-            left_out |= {copy.source.id for copy in gone}
+            gone = {(c.source.id, c.source.target_id): [c.path] for c in linked if c.source.target_id not in there}
+            await marks.leave(connection, job, gone)
+            await self.marks.clear(connection, job, {source_id for source_id, _ in gone})
+            left_out |= {source_id for source_id, _ in gone}
         return left_out
 
     def _count(self, written: Written, outcome: Outcome) -> None:
         for table, count in written.rows.items():
             self.metrics.rows_written.labels(table=table).inc(count)
-        made = [copy.source.id for copy in written.copies if not copy.source.made]
+        made = [c.source.id for c in written.copies if not c.source.made and c.source.id not in outcome.failed]
         outcome.made.extend(made)
-        outcome.kept += len(written.copies) - len(made)
+        outcome.kept += sum(copy.source.made for copy in written.copies)
 
     async def _album(self, connection: Connection, job: Job) -> UUID | None:
         """Return the job's album if it is there and the target user's own, else say so and go on without."""
@@ -263,30 +324,63 @@ class Reconciler:
         return job.album_id is None or await self.rows.extras.album_usable(connection, job)
 
     async def _remove(
-        self, connection: Connection, job: Job, links: OriginalLinks, sources: Sequence[Source], outcome: Outcome
+        self,
+        connection: Connection,
+        job: Job,
+        links: OriginalLinks,
+        sources: Sequence[Source],
+        outcome: Outcome,
+        *,
+        rows_only: bool,
     ) -> None:
         await self._hold(connection, sources, outcome)
         async with left_if_cut_off(connection, job, sources):
-            removed = await remove(connection, job, sources, self.layout, links, self.rows.extras, self.rows.phones)
-        outcome.removed += len(removed.sources)
-        outcome.owner_removed |= any(source.owner_removed for source in sources if source.id not in removed.failed)
-        outcome.failed |= {id_: Failure("remove", reason) for id_, reason in removed.failed.items()}
+            await self.removal.remove(connection, job, sources, own_sidecars=not links.directory)
+            outcome.removed += len(sources)
+            if not rows_only:
+                await self._clear(connection, job, sources, outcome)
 
-    async def _respect(
+    async def _park(
         self, connection: Connection, job: Job, links: OriginalLinks, sources: Sequence[Source], outcome: Outcome
     ) -> None:
-        """The target user deleted these copies for good: they stay deleted, and nothing is left of them."""
-        gone = [replace(source, copy_original=self._path(job, source)) for source in sources]
-        failed = await asyncio.to_thread(remove_all_files, job, gone, {}, self.layout, links)
+        await self._hold(connection, sources, outcome)
+        await self.removal.park(connection, job, sources, own_sidecars=not links.directory)
+        outcome.parked += len(sources)
+        outcome.owner_removed |= any(source.reason == "owner" for source in sources)
+
+    async def _clear(self, connection: Connection, job: Job, sources: Sequence[Source], outcome: Outcome) -> None:
+        """Remove what the marks of these name; what cannot be removed is tried again."""
+        failed = await self.marks.clear(connection, job, {source.id for source in sources})
         outcome.failed |= {id_: Failure("remove", reason) for id_, reason in failed.items()}
-        respected = [source for source in gone if source.id not in failed]
-        params = {**job_params(job), **batch_params(respected)}
-        async with self.rows.phones.writing(connection, job):
-            await connection.execute(query("removal", "respect"), params)
-            await connection.execute(query("removal", "forget"), params)
-            # Immich leaves the last other one in its stack.
-            await self.rows.extras.restack(connection, params)
-        for source in respected:
+
+    async def _respect(
+        self,
+        connection: Connection,
+        job: Job,
+        links: OriginalLinks,
+        sources: Sequence[Source],
+        outcome: Outcome,
+        *,
+        rows_only: bool,
+    ) -> None:
+        """The target user deleted these copies for good: they stay deleted, and nothing is left of them."""
+        params = {**job_params(job), **batch_params(sources)}
+        places = {
+            (source.id, source.target_id): [path]
+            if not links.directory and (path := self._path(job, source)) is not None
+            else []
+            for source in sources
+        }
+        async with left_if_cut_off(connection, job, sources):
+            async with self.rows.phones.writing(connection, job):
+                await marks.leave(connection, job, places)
+                await connection.execute(query("removal", "respect"), params)
+                await connection.execute(query("removal", "forget"), params)
+                # Immich leaves the last other one in its stack.
+                await self.rows.extras.restack(connection, params)
+            if not rows_only:
+                await self._clear(connection, job, sources, outcome)
+        for source in sources:
             log.info("a copy was deleted by its user: it is not made again", asset=source.id, job=job.name)
 
     def _path(self, job: Job, source: Source) -> str | None:
@@ -308,25 +402,24 @@ class Reconciler:
         )
         await connection.execute(query("removal", "unskip"), {**job_params(job), **batch_params(todo.unskip)})
 
-    async def _drop_empty(self, connection: Connection, job: Job, *, people: set[UUID], held: set[UUID]) -> None:
-        """Remove mirrored people without a face: first the thumbnail, then the row. ``held``: see without_faces."""
+    async def _drop_empty(
+        self, connection: Connection, job: Job, *, people: set[UUID], held: set[UUID], rows_only: bool
+    ) -> None:
+        """Remove mirrored people without a face, and then their thumbnails. ``held``: see without_faces."""
         empty = await self.rows.people.without_faces(connection, job, people, held)
         if not empty:
             return
-        failed: set[UUID] = set()
-        for person_id, thumbnail in empty:
-            folders = (Path(self.layout.person_thumbnail(person_id, job.target_user_id, "")).parent,)
-            try:
-                await asyncio.to_thread(
-                    remove_files, self.layout, folders, str(person_id), [thumbnail] if thumbnail else []
-                )
-            except FileProblemError as problem:
-                log.warning(
-                    "a thumbnail of a person could not be removed", person=person_id, job=job.name, reason=str(problem)
-                )
-                failed.add(person_id)
         async with self.rows.phones.writing(connection, job, deletes=True):
-            await self.rows.people.drop(connection, job, [id_ for id_, _ in empty if id_ not in failed])
+            # A person's mark is known by the person, for want of a source.
+            await marks.leave(connection, job, {(id_, id_): [path] if path else [] for id_, path in empty})
+            await self.rows.people.drop(connection, job, [id_ for id_, _ in empty])
+        failed = {} if rows_only else await self.marks.clear(connection, job, {id_ for id_, _ in empty})
+        for person_id, reason in failed.items():
+            log.warning("a thumbnail of a person could not be removed", person=person_id, job=job.name, reason=reason)
+
+
+def _is_blocked(failure: Failure | None) -> bool:
+    return failure is not None and failure.kind == "in the way"
 
 
 def _with_thumbnail(people: Sequence[Person]) -> set[UUID]:

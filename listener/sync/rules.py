@@ -23,9 +23,14 @@ _OURS_TO_EDIT: LiteralString = "NOT batch.target_id = ANY(%(own_edits)s::uuid[])
 # Columns of asset_exif that a user can change and that Immich then locks (2.4+).
 LOCKABLE = ("dateTimeOriginal", "description", "latitude", "longitude", "rating", "tags", "timeZone")
 # Columns that follow from those: the place's names from its coordinates.
-_DERIVED: Mapping[str, str] = {"city": "latitude", "state": "latitude", "country": "latitude"}
+DERIVED: Mapping[str, str] = {"city": "latitude", "state": "latitude", "country": "latitude"}
 # Stamped by Immich's own triggers at every UPDATE; at INSERT the default is right.
 _STAMPED = frozenset({"updatedAt"})
+
+
+# Its user had thrown it away before it was parked.
+_TRASHED: LiteralString = """(SELECT map.parked->>'status' = 'trashed' FROM public._face_sync_asset_map AS map
+                              WHERE map.target_asset_id = mine.id)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +75,9 @@ _ASSET = Rule(
         "stackId": "NULL",
         # The target user's from the first moment, as they left it if the copy was there before.
         "isFavorite": "coalesce(kept.is_favorite, false)",
+        # What is archived is in no timeline, as in Immich's own sharing between partners.
         "visibility": """(CASE WHEN source.visibility = 'hidden' THEN 'hidden'
-                               ELSE coalesce(kept.visibility, 'timeline') END)::asset_visibility_enum""",
+                               ELSE coalesce(kept.visibility, source.visibility::text) END)::asset_visibility_enum""",
         "deletedAt": "NULL",
         "status": "'active'",
         "sidecarPath": "NULL",
@@ -79,13 +85,14 @@ _ASSET = Rule(
         "updateId": _AHEAD,
     },
     # isEdited is given with a new row and from then on kept by Immich's triggers on asset_edit.
-    own=frozenset({"updateId", "duplicateId", "stackId", "isFavorite", "status", "isEdited"}),
+    own=frozenset({"updateId", "duplicateId", "stackId", "isFavorite", "isEdited"}),
     mend={
-        "visibility": """CASE WHEN 'hidden' IN (excluded.visibility, mine.visibility)
-                              THEN excluded.visibility ELSE mine.visibility END""",
-        # A library scan took the copy offline: it comes back. What its user trashed stays in the trash.
+        "visibility": query("rows", "visibility_of_mine").format(),
+        # A library scan took the copy offline, or it was parked: it comes back. What its user trashed stays trashed.
         "isOffline": "mine.\"isOffline\" AND mine.status <> 'active'",
-        "deletedAt": """CASE WHEN mine."isOffline" AND mine.status = 'active' THEN NULL ELSE mine."deletedAt" END""",
+        "deletedAt": f"""CASE WHEN mine."isOffline" AND mine.status = 'active' AND {_TRASHED} IS NOT TRUE THEN NULL
+                              ELSE mine."deletedAt" END""",
+        "status": f"CASE WHEN {_TRASHED} THEN 'trashed' ELSE mine.status END",
         # Up to 2.3: where the target's own edits of the copy are kept, beside its link.
         "sidecarPath": """CASE WHEN %(own_sidecars)s AND mine."sidecarPath" = mine."originalPath" || '.xmp'
                                THEN mine."sidecarPath" END""",
@@ -105,7 +112,7 @@ def asset_rule(catalog: Catalog) -> Rule:
     """
     if not catalog.has("asset_exif", "lockedProperties"):
         return _ASSET
-    own = query("rows", "own_date").format(own=_own_value("dateTimeOriginal"))
+    own = query("rows", "own_date").format(own=own_value("dateTimeOriginal"))
     dates: dict[str, LiteralString | sql.Composed] = {
         column: query("rows", "unless_own").format(own=own, column=sql.Identifier(column))
         for column in ("fileCreatedAt", "localDateTime")
@@ -140,25 +147,29 @@ def exif_rule(catalog: Catalog) -> Rule:
         return _EXIF
     columns = [column for column in LOCKABLE if catalog.has("asset_exif", column)]
     mend: dict[str, LiteralString | sql.Composed] = {
-        column: query("rows", "unless_own").format(own=_own_value(of), column=sql.Identifier(column))
-        for column, of in [*((column, column) for column in columns), *_DERIVED.items()]
+        column: query("rows", "unless_own").format(own=own_value(of), column=sql.Identifier(column))
+        for column, of in [*((column, column) for column in columns), *DERIVED.items()]
     }
-    own_names = [
-        query("rows", "name_if_own").format(own=_own_value(column), name=sql.Literal(column)) for column in columns
-    ]
-    mend["lockedProperties"] = query("rows", "locks").format(own_names=sql.SQL(", ").join(own_names))
+    own_names = sql.SQL(", ").join(own_name(column) for column in columns)
+    mend["lockedProperties"] = query("rows", "locks").format(own_names=own_names)
     return replace(_EXIF, mend=mend)
 
 
-def _own_value(column: str) -> sql.Composed:
+def own_value(column: str) -> sql.Composed:
+    """Return the expression that tells whether a column of a copy, ``mine``, is the target user's own (2.4+)."""
     return query("rows", "own_value").format(name=sql.Literal(column), column=sql.Identifier(column))
+
+
+def own_name(column: str) -> sql.Composed:
+    """Return the name of a column as text where it is the target user's own, else NULL."""
+    return query("rows", "name_if_own").format(own=own_value(column), name=sql.Literal(column))
 
 
 def _noted_exif(catalog: Catalog) -> sql.Composed:
     """Compose the object of values that we write into the lockable columns; the target's own keep their old note."""
     pairs = [
         query("rows", "noted_value").format(
-            own=_own_value(column), name=sql.Literal(column), column=sql.Identifier(column)
+            own=own_value(column), name=sql.Literal(column), column=sql.Identifier(column)
         )
         for column in LOCKABLE
         if catalog.has("asset_exif", column)

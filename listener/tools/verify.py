@@ -9,6 +9,7 @@ of how copies are made, reads one snapshot of the database, and writes nothing.
 
 import asyncio
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ from listener.tools.verify_snapshot import Snapshot, open_snapshot
 
 __all__ = ["Difference", "Report", "render", "verify"]
 
+# A copy whose source is away for a while stays, in no view of Immich's.
+_FOR_A_WHILE = frozenset({"source.trashed", "source.offline", "source.library", "source.user", "source.still"})
 _EVERYTHING = Features(smart_search=True, facial_recognition=True, ocr=True)
 
 
@@ -54,13 +57,20 @@ class _Source:
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    """A map row; ``path`` is its asset's originalPath, None if there is no such row."""
+    """A map row; ``path`` is its asset's originalPath, None if there is no such row.
+
+    parked: it is noted that it is away for a while. hidden: its row is in no view of Immich's. unmoved: its source is
+    where it was when it was copied.
+    """
 
     source: UUID
     target: UUID
     users: tuple[UUID, UUID]
     source_there: bool
     path: str | None
+    parked: bool
+    hidden: bool
+    unmoved: bool
 
 
 async def verify(
@@ -114,6 +124,7 @@ async def verify(
         originals = await judge.originals()
         named = await judge.named_files()
         begun = await judge.begun()
+        found += await judge.marks()
         rows = await judge.count_rows()
     found += [*wrong_paths, *people.differences]
     by_target = {pair.target: pair for pair in pairs}
@@ -132,7 +143,7 @@ async def verify(
     found.sort(key=lambda d: (d.job, d.rule, str(d.source_asset_id), str(d.target_asset_id), d.detail))
     return Report(
         differences=tuple(found),
-        copies=sum(copy.path is not None for copy in copies),
+        copies=sum(copy.path is not None and not copy.parked for copy in copies),
         sources=sum(source.barrier is None for of_job in sources.values() for source in of_job.values()),
         waiting=waiting,
         skipped=left_out,
@@ -158,13 +169,15 @@ async def _read_sources(snapshot: Snapshot, job: Job, features: Features, ml_wai
         ocr_mark=sql.SQL('job."ocrAt"' if has_ocr else "NULL::timestamptz"),
     )
     found = [_Source(*row) for row in rows]
-    motion_parts = {s.live for s in found if s.live and not s.motion and s.barrier is None and not unsafe(s.path)}
+    stills = [s for s in found if s.live and not s.motion and not unsafe(s.path)]
+    motion_parts = {s.live for s in stills if s.barrier is None}
+    resting_parts = {s.live for s in stills if s.barrier in _FOR_A_WHILE}
     sources = {}
     for source in found:
         barrier = source.barrier
         if barrier is None and source.motion and source.id not in motion_parts:
             # Hidden, and no shared photo's motion part: nobody but its owner is to see it.
-            barrier = "source.hidden"
+            barrier = "source.still" if source.id in resting_parts else "source.hidden"
         if job.remove_copies and barrier is None:
             # The job is there only to take its copies away.
             barrier = "source.removed"
@@ -181,8 +194,8 @@ async def _read_copies(snapshot: Snapshot, jobs: Sequence[Job]) -> list[_Copy]:
         },
     )
     return [
-        _Copy(source, target, (source_user, target_user), there, path)
-        for source, target, source_user, target_user, there, path in rows
+        _Copy(source, target, (source_user, target_user), there, path, parked, bool(hidden), bool(unmoved))
+        for source, target, source_user, target_user, there, path, parked, hidden, unmoved in rows
     ]
 
 
@@ -202,7 +215,8 @@ def _match(
         near = [job for job in of_users if (copy.path or "").startswith(job.target_path_prefix + "/")]
         job = (sharing or near or of_users)[0]
         if copy.path is None:
-            if (job.name, copy.source) not in failures:
+            # Immich's purge may have taken one that was away.
+            if (job.name, copy.source) not in failures and not (copy.parked and not sharing):
                 detail = "the copy's row is gone, its map row is not"
                 found.append(Difference("map.orphan", job.name, copy.source, copy.target, detail))
             continue
@@ -211,14 +225,29 @@ def _match(
             if not near and rule in {"source.prefix", "source.removed"}:
                 # The copy of a job that is no more: it is kept, and lies in no place of these jobs.
                 continue
+            if rule in _FOR_A_WHILE or (rule == "source.prefix" and copy.unmoved):
+                found += _judge_parked(copy, job, rule)
+                continue
             found.append(Difference(rule, job.name, copy.source, copy.target, "the copy may not be there"))
             continue
+        if copy.parked:
+            found.append(Difference("map.parked", job.name, copy.source, copy.target, "noted as away, and is shared"))
         source = sources[job.name][copy.source]
         path = job.target_path_prefix + source.path.removeprefix(job.source_path_prefix)
         pairs.append(Pair(job, copy.source, copy.target, source.path, path, source.motion, source.live))
     targets = {(pair.job.name, pair.source): pair.target for pair in pairs}
     linked = [Pair(p.job, p.source, p.target, p.source_path, p.path, p.motion, _live(p, targets)) for p in pairs]
     return linked, found
+
+
+def _judge_parked(copy: _Copy, job: Job, rule: str) -> Iterator[Difference]:
+    """Judge a copy whose source is away: nobody sees it, and at its path is nothing that Immich could unlink."""
+    if not copy.hidden:
+        yield Difference(rule, job.name, copy.source, copy.target, "the copy is to be in no view, and is")
+    if not copy.parked:
+        yield Difference("map.parked", job.name, copy.source, copy.target, "how its user had it is not noted")
+    if os.path.lexists(str(copy.path)):
+        yield Difference("parked.originalPath", job.name, copy.source, copy.target, f"something is at {copy.path}")
 
 
 def _live(pair: Pair, targets: Mapping[tuple[str, UUID], UUID]) -> UUID | None:

@@ -277,6 +277,14 @@ class RowJudge:
         rows = await self._db.rows("begun", {"target_users": uuids(self._job_of_user)})
         return frozenset(str(id_) for (id_,) in rows)
 
+    async def marks(self) -> list[Difference]:
+        """Return marks that stand though nothing is recorded as failed."""
+        rows = await self._db.rows("marks", {"target_users": uuids(self._job_of_user)})
+        return [
+            Difference("mark.left", self._job_of_user[user], source, target, "what it names is still to be removed")
+            for user, source, target in rows
+        ]
+
     async def count_rows(self) -> dict[str, int]:
         """Return the number of the copies' rows by table."""
         ids = {"ids": self._params["targets"]}

@@ -1,4 +1,4 @@
--- What surrounds a copy: albums, tags, stacks, and what its user had done with it before it went.
+-- What surrounds a copy: albums, tags, stacks.
 
 -- name: stack_members
 -- The source stacks concerned, and the copies that may be in their mirrors: a copy in a stack that the target
@@ -72,24 +72,22 @@ WITH gone AS (
 DELETE FROM stack USING gone WHERE stack.id = gone.target_stack_id
 
 -- name: stack_uncover
--- Before copies are deleted: PostgreSQL keeps an asset that is the cover of a stack, the target user's own
--- stacks too. The next member becomes the cover.
+-- Before copies are deleted or parked: PostgreSQL keeps an asset that is the cover of a stack, the target user's own
+-- stacks too, and behind a cover that nobody sees the others are not seen either. The next member becomes the cover, one
+-- that is to be seen first.
 WITH led AS (
     SELECT stack.id,
            (SELECT member.id FROM asset AS member
             WHERE member."stackId" = stack.id AND NOT member.id = ANY(%(targets)s::uuid[])
-            ORDER BY member."fileCreatedAt", member.id LIMIT 1) AS next
+            ORDER BY member."deletedAt" IS NOT NULL, member."fileCreatedAt", member.id LIMIT 1) AS next
     FROM stack WHERE stack."primaryAssetId" = ANY(%(targets)s::uuid[])
 )
 UPDATE stack SET "primaryAssetId" = led.next FROM led WHERE stack.id = led.id AND led.next IS NOT NULL
 
 -- name: stack_drop
--- Stacks that one photo or none is left of; one that the target user made waits for a copy that may come back.
+-- Stacks that one photo or none is left of.
 DELETE FROM stack
-WHERE NOT EXISTS (
-          SELECT FROM public._face_sync_kept AS kept JOIN asset AS member ON member."stackId" = kept.stack_id
-          WHERE kept.stack_id = stack.id AND NOT member.id = ANY(%(targets)s::uuid[]))
-  AND stack.id IN (
+WHERE stack.id IN (
           SELECT copy."stackId" FROM asset AS copy WHERE copy.id = ANY(%(targets)s::uuid[])
           UNION SELECT led.id FROM stack AS led WHERE led."primaryAssetId" = ANY(%(targets)s::uuid[]))
   AND (SELECT count(*) FROM asset AS member
@@ -198,66 +196,3 @@ SELECT EXISTS (
     SELECT FROM album JOIN album_user AS member ON member."albumId" = album.id
     WHERE album.id = %(album)s AND album."deletedAt" IS NULL
       AND member."userId" = %(target_user)s AND member.role = 'owner')
-
--- name: keep
--- What the target user had done with copies that go now, for the day their sources come back.
-INSERT INTO public._face_sync_kept AS kept
-    (source_asset_id, target_user_id, target_asset_id, is_favorite, visibility, album_ids, stack_id, was_cover)
-SELECT batch.source_id, %(target_user)s, copy.id, copy."isFavorite", copy.visibility::text,
-       ARRAY(SELECT entry.{album_asset_album} FROM album_asset AS entry WHERE entry.{album_asset_asset} = copy.id),
-       (SELECT stack.id FROM stack WHERE stack.id = copy."stackId"
-        AND NOT EXISTS (SELECT FROM public._face_sync_stack_map AS ours WHERE ours.target_stack_id = stack.id)),
-       -- Not a member that is the cover only since another one went.
-       EXISTS (
-           SELECT FROM stack
-           WHERE stack."primaryAssetId" = copy.id
-             AND NOT EXISTS (
-                 SELECT FROM public._face_sync_kept AS gone
-                 WHERE gone.stack_id = stack.id AND gone.was_cover AND gone.source_asset_id <> batch.source_id))
-FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
-JOIN asset AS copy ON copy.id = batch.target_id AND copy.status = 'active'
-WHERE EXISTS (SELECT FROM asset AS source WHERE source.id = batch.source_id)
-ON CONFLICT (source_asset_id, target_user_id) DO UPDATE
-SET target_asset_id = excluded.target_asset_id, is_favorite = excluded.is_favorite, visibility = excluded.visibility,
-    album_ids = excluded.album_ids, stack_id = excluded.stack_id, was_cover = excluded.was_cover
-
--- name: give_back_albums
-INSERT INTO album_asset ({album_asset_album}, {album_asset_asset}, "updateId")
-SELECT album.id, batch.target_id, pg_temp.ahead()
-FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
-JOIN public._face_sync_kept AS kept ON kept.source_asset_id = batch.source_id AND kept.target_user_id = %(target_user)s
-JOIN album ON album.id = ANY(kept.album_ids) AND album."deletedAt" IS NULL
-JOIN asset AS copy ON copy.id = batch.target_id
-ON CONFLICT DO NOTHING
-
--- name: give_back_stacks_gone
--- All members of a stack that the target user made had gone, and the stack with them.
-INSERT INTO stack (id, "primaryAssetId", "ownerId", "updateId")
-SELECT DISTINCT ON (kept.stack_id) kept.stack_id, copy.id, %(target_user)s, pg_temp.ahead()
-FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
-JOIN public._face_sync_kept AS kept ON kept.source_asset_id = batch.source_id AND kept.target_user_id = %(target_user)s
-JOIN asset AS copy ON copy.id = batch.target_id
-WHERE kept.stack_id IS NOT NULL AND NOT EXISTS (SELECT FROM stack WHERE stack.id = kept.stack_id)
-ORDER BY kept.stack_id, kept.was_cover DESC, copy.id
-ON CONFLICT DO NOTHING
-
--- name: give_back_stacks
-UPDATE asset AS mine SET "stackId" = kept.stack_id
-FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
-JOIN public._face_sync_kept AS kept ON kept.source_asset_id = batch.source_id AND kept.target_user_id = %(target_user)s
-JOIN stack ON stack.id = kept.stack_id
-WHERE mine.id = batch.target_id AND mine."stackId" IS NULL
-
--- name: give_back_covers
--- While the copy was gone the next member was the cover.
-UPDATE stack SET "primaryAssetId" = batch.target_id
-FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
-JOIN public._face_sync_kept AS kept ON kept.source_asset_id = batch.source_id AND kept.target_user_id = %(target_user)s
-JOIN asset AS copy ON copy.id = batch.target_id
-WHERE stack.id = kept.stack_id AND copy."stackId" = stack.id AND kept.was_cover
-  AND stack."primaryAssetId" <> batch.target_id
-
--- name: given_back
-DELETE FROM public._face_sync_kept AS kept
-USING asset AS copy, unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
-WHERE kept.source_asset_id = batch.source_id AND kept.target_user_id = %(target_user)s AND copy.id = batch.target_id

@@ -44,25 +44,20 @@ WITH named AS (
     -- May it be shared at all, is Immich done with it, and what is there of its copy?
     SELECT source.id, source."originalPath" AS original, source.visibility = 'hidden' AS hidden,
            source."livePhotoVideoId" AS motion, {encoded_video} AS encoded,
-           (
-               CASE WHEN %(uploads)s
-                    THEN source."libraryId" IS NULL AND NOT source."isExternal"
-                    ELSE source."isExternal" AND source."libraryId" IS NOT NULL
-               END
-               AND starts_with(source."originalPath", %(source_prefix)s || '/')
-           ) AS in_scope,
-           (
-               NOT %(remove_copies)s
-               AND source."deletedAt" IS NULL
-               AND source.status = 'active'
-               AND NOT source."isOffline"
-               AND source.visibility <> 'locked'
-               AND owner."deletedAt" IS NULL
-               AND library."deletedAt" IS NULL
+           place.in_scope,
+           -- Why it may not be shared, or not now; NULL where it may. First what is for good.
+           CASE
+               WHEN source.visibility = 'locked' THEN 'locked'
+               WHEN source.status = 'deleted' THEN 'deleted'
                -- Never a copy of a copy.
-               AND copied.target_asset_id IS NULL
-           ) AS qualifies,
-           (owner."deletedAt" IS NOT NULL OR library."deletedAt" IS NOT NULL) AS owner_removed,
+               WHEN copied.target_asset_id IS NOT NULL THEN 'copy'
+               WHEN %(remove_copies)s THEN 'asked'
+               -- Its path is the one that it had when it was copied: not its user took it out, the settings did.
+               WHEN NOT place.in_scope THEN CASE WHEN source."originalPath" = made.source_path THEN 'settings' ELSE 'moved' END
+               WHEN owner."deletedAt" IS NOT NULL OR library."deletedAt" IS NOT NULL THEN 'owner'
+               WHEN source."isOffline" THEN 'offline'
+               WHEN source."deletedAt" IS NOT NULL OR source.status <> 'active' THEN 'trashed'
+           END AS reason,
            CASE
                WHEN status."metadataExtractedAt" IS NULL THEN 'metadata'
                WHEN source.visibility = 'hidden' THEN NULL
@@ -77,7 +72,16 @@ WITH named AS (
            double.id AS double_id, double.reason AS double_reason
     FROM closure
     JOIN asset AS source USING (id)
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN %(uploads)s
+                    THEN source."libraryId" IS NULL AND NOT source."isExternal"
+                    ELSE source."isExternal" AND source."libraryId" IS NOT NULL
+               END
+               AND starts_with(source."originalPath", %(source_prefix)s || '/') AS in_scope
+    ) AS place
     LEFT JOIN public._face_sync_asset_map AS copied ON copied.target_asset_id = source.id
+    LEFT JOIN public._face_sync_asset_map AS made
+           ON made.source_asset_id = source.id AND made.target_user_id = %(target_user)s
     JOIN "user" AS owner ON owner.id = source."ownerId"
     LEFT JOIN library ON library.id = source."libraryId"
     LEFT JOIN asset_job_status AS status ON status."assetId" = source.id
@@ -87,40 +91,72 @@ WITH named AS (
     ) AS files
     LEFT JOIN LATERAL (
         -- Asked only where there is no copy yet: one that is there stays.
-        SELECT own.id, CASE WHEN own.checksum = source.checksum THEN 'duplicate_checksum' ELSE 'duplicate_filename' END AS reason
-        FROM own
-        WHERE (own.checksum = source.checksum OR (own.taken = source."fileCreatedAt" AND own.stem = lower(regexp_replace(source."originalFileName", '\.[^.]*$', ''))))
-          AND source.visibility <> 'hidden'
-          AND NOT EXISTS (
-              SELECT FROM public._face_sync_asset_map AS made
-              WHERE made.source_asset_id = source.id AND made.target_user_id = %(target_user)s)
-        ORDER BY own.id
+        SELECT found.id, found.reason
+        FROM (
+            -- One file in two libraries of the source user's, whose import paths overlap: one copy is enough.
+            SELECT twin.id, 'duplicate_path' AS reason
+            FROM asset AS twin
+            LEFT JOIN public._face_sync_asset_map AS of_twin
+                   ON of_twin.source_asset_id = twin.id AND of_twin.target_user_id = %(target_user)s
+            WHERE twin."originalPath" = source."originalPath" AND twin.id <> source.id
+              AND twin."ownerId" IS NOT DISTINCT FROM %(source_user)s
+              AND twin."isExternal" = source."isExternal"
+              AND (of_twin.target_asset_id IS NOT NULL OR twin.id < source.id)
+              AND twin."deletedAt" IS NULL AND twin.status = 'active' AND NOT twin."isOffline" AND twin.visibility <> 'locked'
+            UNION ALL
+            SELECT own.id, CASE WHEN own.checksum = source.checksum THEN 'duplicate_checksum' ELSE 'duplicate_filename' END
+            FROM own
+            WHERE (own.checksum = source.checksum OR (own.taken = source."fileCreatedAt" AND own.stem = lower(regexp_replace(source."originalFileName", '\.[^.]*$', ''))))
+              AND source.visibility <> 'hidden'
+        ) AS found
+        WHERE made.target_asset_id IS NULL
+        ORDER BY found.reason = 'duplicate_path' DESC, found.id
         LIMIT 1
     ) AS double ON true
     WHERE source."ownerId" IS NOT DISTINCT FROM %(source_user)s
 )
 SELECT closure.id,
        -- The id that the copy has, or had before its source went, or that a new one gets at every try.
-       coalesce(map.target_asset_id, kept.target_asset_id, pg_temp.copy_id(closure.id, %(target_user)s)) AS target_id,
+       coalesce(map.target_asset_id, intent.target_asset_id, kept.target_asset_id,
+                pg_temp.copy_id(closure.id, %(target_user)s)) AS target_id,
        candidate.original,
-       -- A motion part is shared only with a still that is shared, and once that still is ready. One that is shared
-       -- stays: an upgrade of Immich brings new work for all stills.
-       coalesce(candidate.in_scope AND candidate.qualifies, false)
-           AND (NOT candidate.hidden OR EXISTS (
-                   SELECT FROM candidate AS still
-                   WHERE still.motion = candidate.id AND still.in_scope AND still.qualifies
-                     AND (still.waiting IS NULL OR map.target_asset_id IS NOT NULL)
-                     AND still.double_id IS NULL
-                     AND NOT EXISTS (
-                         SELECT FROM public._face_sync_skipped AS removed
-                         WHERE removed.source_asset_id = still.id AND removed.target_user_id = %(target_user)s
-                           AND removed.reason = 'removed by target'))) AS qualifies,
+       -- A motion part is judged by its stills, and shared once one of them is ready. One that is shared stays: an
+       -- upgrade of Immich brings new work for all stills.
+       CASE
+           WHEN candidate.id IS NULL THEN 'gone'
+           WHEN NOT candidate.hidden THEN candidate.reason
+           WHEN EXISTS (
+               SELECT FROM candidate AS still
+               WHERE still.motion = candidate.id AND still.in_scope AND still.reason IS NULL
+                 AND (still.waiting IS NULL OR map.target_asset_id IS NOT NULL)
+                 AND still.double_id IS NULL
+                 AND NOT EXISTS (
+                     SELECT FROM public._face_sync_skipped AS removed
+                     WHERE removed.source_asset_id = still.id AND removed.target_user_id = %(target_user)s
+                       AND removed.reason = 'removed by target')) THEN candidate.reason
+           WHEN EXISTS (
+               SELECT FROM candidate AS still
+               WHERE still.motion = candidate.id AND still.reason IN ('settings', 'owner', 'offline', 'trashed'))
+               THEN coalesce(candidate.reason, 'still')
+           ELSE 'hidden'
+       END AS reason,
        coalesce(candidate.in_scope, false) AS in_scope,
-       coalesce(candidate.owner_removed, false) AS owner_removed,
        candidate.waiting,
        map.target_asset_id IS NOT NULL AS mapped,
-       coalesce(intent.target_path_prefix = %(target_prefix)s, false) AS begun,
+       -- A mark of a job that is no more is anybody's of these users.
+       intent.source_asset_id IS NOT NULL AND NOT intent.target_path_prefix = ANY(%(other_prefixes)s::text[]) AS begun,
        copy.id IS NOT NULL AS made,
+       map.parked IS NOT NULL AS parked,
+       map.parked IS NOT NULL AND copy."isOffline" AND copy."deletedAt" IS NOT NULL AND copy.visibility = 'hidden'
+           AND copy.status = 'active' AS out_of_sight,
+       -- Its row is gone, and not by its user's will: its library went, or Immich's purge took it while it was parked.
+       map.target_asset_id IS NOT NULL AND copy.id IS NULL
+           AND (coalesce(map.parked->>'status' <> 'trashed', false)
+                OR NOT EXISTS (
+                    SELECT FROM library
+                    WHERE library.id = map.library_id AND library."deletedAt" IS NULL
+                      AND library."ownerId" IS NOT DISTINCT FROM %(target_user)s)) AS lost,
+       copy.status::text AS copy_status,
        copy."originalPath" AS copy_original,
        candidate.encoded,
        skipped.reason AS skipped,
@@ -154,17 +190,6 @@ SELECT batch.source_id, file.id, file.type, {is_edited}, file.path
 FROM unnest(%(sources)s::uuid[]) AS batch(source_id)
 JOIN asset_file AS file ON file."assetId" = batch.source_id
 WHERE file.type <> 'sidecar'
-
--- name: begin
--- Leaves a mark before the first file of a copy is made, so that a crash leaves nothing that nobody knows of.
-INSERT INTO public._face_sync_intent (source_asset_id, target_asset_id, source_user_id, target_user_id, target_path_prefix)
-SELECT source_id, target_id, %(source_user)s, %(target_user)s, %(target_prefix)s
-FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
-ON CONFLICT (source_asset_id, target_user_id) DO NOTHING
-
--- name: tell_owner
--- Whoever has the job now looks through everything, the marks too.
-SELECT pg_notify('immich_shared_library', '{"v": 1, "kind": "sweep"}')
 
 -- name: own_edits
 -- The edits of the copy are not those we wrote (Immich 2.5+): its user has edited it, the picture is theirs.

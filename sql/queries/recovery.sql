@@ -22,34 +22,48 @@ FROM public._face_sync_asset_map AS map
 WHERE map.source_user_id = %(source_user)s AND map.target_user_id = %(target_user)s
   AND NOT EXISTS (SELECT FROM asset AS copy WHERE copy.id = map.target_asset_id)
 
+-- name: forget_marks
+DELETE FROM public._face_sync_intent
+WHERE source_asset_id = ANY(%(sources)s::uuid[]) AND target_user_id = %(target_user)s
+
 -- name: forget_albums
 DELETE FROM public._face_sync_album_map WHERE target_asset_id = ANY(%(targets)s::uuid[])
 
--- name: adopt
--- Copies that are there and not noted: each is that of the source from whose id its own is derived, or whose path, moved
--- to the target's prefix, is its own (copies of other sidecars have random ids).
+-- name: adopt_by_id
+-- Copies that are there and not noted, with an id that is derived from their source's. How many?
 WITH unknown AS MATERIALIZED (
-    SELECT copy.id, copy."originalPath" AS path
+    SELECT copy.id
     FROM asset AS copy
     WHERE copy."ownerId" = %(target_user)s AND copy."libraryId" = %(target_library)s AND copy."isExternal"
       AND starts_with(copy."originalPath", %(target_prefix)s || '/')
       AND NOT EXISTS (SELECT FROM public._face_sync_asset_map AS map WHERE map.target_asset_id = copy.id)
-), source AS MATERIALIZED (
-    SELECT asset.id, asset."originalPath" AS path, pg_temp.copy_id(asset.id, %(target_user)s) AS copy_id
-    FROM asset
-    WHERE asset."ownerId" = %(source_user)s AND EXISTS (SELECT FROM unknown)
-      AND starts_with(asset."originalPath", %(source_prefix)s || '/')
+), adopted AS (
+    INSERT INTO public._face_sync_asset_map (source_asset_id, target_asset_id, source_user_id, target_user_id)
+    SELECT source.id, unknown.id, %(source_user)s, %(target_user)s
+    FROM asset AS source JOIN unknown ON unknown.id = pg_temp.copy_id(source.id, %(target_user)s)
+    WHERE source."ownerId" = %(source_user)s AND EXISTS (SELECT FROM unknown)
+      AND starts_with(source."originalPath", %(source_prefix)s || '/')
+    ON CONFLICT DO NOTHING
+    RETURNING 1
 )
+SELECT count(*) FROM adopted
+
+-- name: adoptable
+-- And those whose path, moved to the target's prefix, is their source's: copies of other sidecars have random ids. So has a
+-- photo that the target user imported themselves: what is at the path must prove it.
+SELECT source.id, copy.id, copy."originalPath", source."originalPath"
+FROM asset AS copy
+JOIN asset AS source
+  ON source."originalPath" = %(source_prefix)s || substr(copy."originalPath", length(%(target_prefix)s) + 1)
+ AND source."ownerId" = %(source_user)s
+WHERE copy."ownerId" = %(target_user)s AND copy."libraryId" = %(target_library)s AND copy."isExternal"
+  AND starts_with(copy."originalPath", %(target_prefix)s || '/')
+  AND NOT EXISTS (SELECT FROM public._face_sync_asset_map AS map WHERE map.target_asset_id = copy.id)
+
+-- name: adopt_by_path
 INSERT INTO public._face_sync_asset_map (source_asset_id, target_asset_id, source_user_id, target_user_id)
-SELECT found.source_id, found.copy_id, %(source_user)s, %(target_user)s
-FROM (
-    SELECT source.id AS source_id, unknown.id AS copy_id FROM unknown JOIN source ON source.copy_id = unknown.id
-    UNION ALL
-    SELECT source.id, unknown.id
-    FROM unknown
-    JOIN source ON source.path = %(source_prefix)s || substr(unknown.path, length(%(target_prefix)s) + 1)
-    WHERE NOT EXISTS (SELECT FROM source AS own WHERE own.copy_id = unknown.id)
-) AS found
+SELECT source_id, target_id, %(source_user)s, %(target_user)s
+FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS proved(source_id, target_id)
 ON CONFLICT DO NOTHING
 
 -- name: note_tags

@@ -7,12 +7,37 @@ LEFT JOIN public._face_sync_base AS base ON base.target_asset_id = copy.id
 WHERE copy.id = ANY(%(made)s::uuid[])
 FOR NO KEY UPDATE OF copy
 
+-- name: hold_sources
+-- And their sources, as they are now: what is read of them after this stays so until the copies are committed. The stills of
+-- motion parts, too.
+SELECT FROM asset
+WHERE id IN (SELECT unnest(%(sources)s::uuid[])
+             UNION
+             SELECT still.id FROM asset AS still
+             WHERE still."livePhotoVideoId" = ANY(%(sources)s::uuid[]) AND still."ownerId" IS NOT DISTINCT FROM %(source_user)s)
+ORDER BY id
+FOR SHARE
+
+-- name: places_of_ours
+-- Which of these places are those of copies, or of copies that went: what is there may be replaced.
+SELECT copy."originalPath"
+FROM asset AS copy JOIN public._face_sync_asset_map AS map ON map.target_asset_id = copy.id
+WHERE copy."originalPath" = ANY(%(paths)s::text[]) AND copy."ownerId" = %(target_user)s
+UNION ALL
+SELECT leaving.path
+FROM public._face_sync_intent AS mark, unnest(mark.paths) AS leaving(path)
+WHERE mark.target_user_id = %(target_user)s AND leaving.path = ANY(%(paths)s::text[])
+
+-- name: holders
+-- Other copies that are still at the places of these: where photos exchange their paths.
+SELECT map.source_asset_id, holder.id, holder."originalPath"
+FROM unnest(%(targets)s::uuid[], %(checksums)s::bytea[]) AS batch(target_id, checksum)
+JOIN asset AS holder ON holder.checksum = batch.checksum AND holder.id <> batch.target_id
+JOIN public._face_sync_asset_map AS map ON map.target_asset_id = holder.id
+WHERE holder."ownerId" = %(target_user)s AND holder."libraryId" = %(target_library)s
+
 -- name: there
 SELECT id FROM asset WHERE id = ANY(%(targets)s::uuid[])
-
--- name: originals_of_others
--- Which of these former paths another copy has by now, as when two jobs exchange their prefixes.
-SELECT "originalPath" FROM asset WHERE "originalPath" = ANY(%(paths)s::text[]) AND NOT id = ANY(%(targets)s::uuid[])
 
 -- name: unwanted
 -- Sources whose copy was made, or was made and deleted by its user, since the batch was planned.
@@ -32,6 +57,21 @@ WITH batch AS (
     FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[], %(originals)s::text[], %(checksums)s::bytea[],
                 %(modified)s::timestamptz[], %(encoded)s::text[])
              AS batch(source_id, target_id, original, checksum, modified, encoded)
+), noted AS (
+    -- The visibility that we write; one of the target user's own keeps its old note, unless both are the same by now.
+    INSERT INTO public._face_sync_base AS base (target_asset_id, visibility)
+    SELECT batch.target_id,
+           CASE WHEN coalesce(map.parked->>'visibility', mine.visibility::text)
+                     NOT IN (coalesce(before.visibility, 'timeline'), source.visibility::text)
+                THEN before.visibility ELSE source.visibility::text END
+    FROM batch
+    JOIN asset AS source ON source.id = batch.source_id
+    LEFT JOIN asset AS mine ON mine.id = batch.target_id
+    LEFT JOIN public._face_sync_asset_map AS map ON map.target_asset_id = batch.target_id
+    LEFT JOIN public._face_sync_base AS before ON before.target_asset_id = batch.target_id
+    WHERE source.visibility <> 'hidden'
+    ON CONFLICT (target_asset_id) DO UPDATE SET visibility = excluded.visibility
+    WHERE base.visibility IS DISTINCT FROM excluded.visibility
 )
 INSERT INTO asset AS mine ({columns})
 SELECT {values}
@@ -45,6 +85,17 @@ LEFT JOIN public._face_sync_kept AS kept
        ON kept.source_asset_id = batch.source_id AND kept.target_user_id = %(target_user)s
 ON CONFLICT (id) DO UPDATE SET {changes}
 WHERE {differs}
+
+-- name: visibility_of_mine
+-- What their user had chosen, before it was parked too; else what the source has.
+(SELECT CASE
+            WHEN excluded.visibility = 'hidden' OR now.visibility = 'hidden' THEN excluded.visibility
+            WHEN now.visibility::text <> coalesce(base.visibility, 'timeline') THEN now.visibility
+            ELSE excluded.visibility
+        END
+ FROM (SELECT coalesce((SELECT (map.parked->>'visibility')::asset_visibility_enum FROM public._face_sync_asset_map AS map
+                        WHERE map.target_asset_id = mine.id), mine.visibility) AS visibility) AS now
+ LEFT JOIN public._face_sync_base AS base ON base.target_asset_id = mine.id)
 
 -- name: upsert_children
 -- Rows that belong to an asset, each with its source's values: made, or mended where they differ.
@@ -112,20 +163,16 @@ WHERE mine."assetId" = batch.target_id
 SELECT path FROM asset_file WHERE "assetId" = ANY(%(targets)s::uuid[])
 
 -- name: finish
--- The copy is known as one.
-INSERT INTO public._face_sync_asset_map (source_asset_id, target_asset_id, source_user_id, target_user_id)
-SELECT batch.source_id, batch.target_id, %(source_user)s, %(target_user)s
-FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
+-- The copy is known as one, and no longer parked.
+INSERT INTO public._face_sync_asset_map AS map
+    (source_asset_id, target_asset_id, source_user_id, target_user_id, source_path, library_id)
+SELECT batch.source_id, batch.target_id, %(source_user)s, %(target_user)s, batch.source_path, %(target_library)s
+FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[], %(source_paths)s::text[]) AS batch(source_id, target_id, source_path)
 JOIN asset AS copy ON copy.id = batch.target_id
-ON CONFLICT DO NOTHING
-
--- name: whole
--- Rows, files and link are in place, and nothing else is left: no longer begun.
-DELETE FROM public._face_sync_intent AS intent
-USING asset AS copy
-WHERE intent.source_asset_id = ANY(%(sources)s::uuid[])
-  AND intent.target_user_id = %(target_user)s
-  AND copy.id = intent.target_asset_id
+ON CONFLICT (source_asset_id, target_user_id) DO UPDATE
+SET source_path = excluded.source_path, library_id = excluded.library_id, parked = NULL
+WHERE map.target_asset_id = excluded.target_asset_id
+  AND (map.source_path, map.library_id, map.parked) IS DISTINCT FROM (excluded.source_path, excluded.library_id, NULL)
 
 -- name: note_edits
 -- The edits of copies as we have just written them: those that differ from it later are the target user's.

@@ -30,8 +30,8 @@ WITH page AS MATERIALIZED (
         -- Copies of another job of the same users are that one's to look at. Asked one by one, by the key.
         (SELECT map.source_asset_id FROM public._face_sync_asset_map AS map
          WHERE map.source_asset_id > %(after)s AND map.source_user_id = %(source_user)s AND map.target_user_id = %(target_user)s
-           AND coalesce((SELECT starts_with(copy."originalPath", %(target_prefix)s || '/')
-                         FROM asset AS copy WHERE copy.id = map.target_asset_id), true)
+           AND NOT EXISTS (SELECT FROM asset AS copy, unnest(%(other_prefixes)s::text[]) AS other(prefix)
+                           WHERE copy.id = map.target_asset_id AND starts_with(copy."originalPath", other.prefix || '/'))
          ORDER BY map.source_asset_id LIMIT %(limit)s)
         UNION
         (SELECT intent.source_asset_id FROM public._face_sync_intent AS intent
@@ -43,7 +43,8 @@ WITH page AS MATERIALIZED (
     LIMIT %(limit)s
 )
 SELECT page.id, NULL::uuid AS other_id, now.state, seen.state IS NOT DISTINCT FROM now.state AS known,
-       copy."originalPath" AS link, source."originalPath" AS original,
+       -- One that is parked has no link.
+       CASE WHEN map.parked IS NULL THEN copy."originalPath" END AS link, source."originalPath" AS original,
        -- Of an edited file it is only asked whether it is there: the target user may have an edit of their own.
        (SELECT array_agg(ARRAY[CASE WHEN {edited} THEN mine.path ELSE file.path END, mine.path])
         FROM asset_file AS file

@@ -26,6 +26,8 @@ SELECT
     asset."livePhotoVideoId",
     asset.visibility = 'hidden',
     CASE
+        WHEN asset.visibility = 'locked' THEN 'source.locked'
+        WHEN asset.status = 'deleted' THEN 'source.deleted'
         WHEN EXISTS (SELECT FROM _face_sync_asset_map AS map WHERE map.target_asset_id = asset.id)
             THEN 'source.copy'
         WHEN NOT starts_with(asset."originalPath", %(prefix)s::text || '/')
@@ -34,12 +36,13 @@ SELECT
                 ELSE asset."isExternal" OR asset."libraryId" IS NOT NULL
             END
             THEN 'source.prefix'
-        WHEN asset."isOffline" THEN 'source.offline'
-        WHEN asset."deletedAt" IS NOT NULL OR asset.status <> 'active' THEN 'source.trashed'
-        WHEN asset.visibility = 'locked' THEN 'source.locked'
+        WHEN (SELECT owner."deletedAt" FROM "user" AS owner WHERE owner.id = asset."ownerId") IS NOT NULL
+            THEN 'source.user'
         WHEN EXISTS (
             SELECT FROM library WHERE library.id = asset."libraryId" AND library."deletedAt" IS NOT NULL
         ) THEN 'source.library'
+        WHEN asset."isOffline" THEN 'source.offline'
+        WHEN asset."deletedAt" IS NOT NULL OR asset.status <> 'active' THEN 'source.trashed'
     END,
     job."metadataExtractedAt" IS NOT NULL
     AND (
@@ -72,14 +75,18 @@ LEFT JOIN asset_job_status AS job ON job."assetId" = asset.id
 WHERE asset."ownerId" = %(source_user)s
 
 -- name: map_rows
--- Every copy that the jobs' users have on record, with or without its row and its source's row.
+-- Every copy that the jobs' users have on record, with or without its row and its source's row. Whether it is in no view
+-- of Immich's, and whether that is noted; whether its source is where it was when it was copied.
 SELECT
     map.source_asset_id,
     map.target_asset_id,
     map.source_user_id,
     map.target_user_id,
     source.id IS NOT NULL,
-    copy."originalPath"
+    copy."originalPath",
+    map.parked IS NOT NULL,
+    copy."isOffline" AND copy."deletedAt" IS NOT NULL AND copy.visibility = 'hidden' AND copy.status = 'active',
+    source."originalPath" = map.source_path
 FROM _face_sync_asset_map AS map
 LEFT JOIN asset AS source ON source.id = map.source_asset_id
 LEFT JOIN asset AS copy ON copy.id = map.target_asset_id
@@ -110,6 +117,14 @@ own AS MATERIALIZED (
       AND asset.visibility <> 'hidden'
 )
 SELECT asked.id FROM asked JOIN own ON own.checksum = asked.checksum
+UNION
+-- Or of which another one is the same file: the source user's libraries overlap.
+SELECT asset.id
+FROM asset
+JOIN asset AS twin
+    ON twin."originalPath" = asset."originalPath" AND twin."ownerId" = asset."ownerId" AND twin.id <> asset.id
+WHERE asset.id = ANY(%(sources)s)
+  AND twin."deletedAt" IS NULL AND twin.status = 'active' AND NOT twin."isOffline" AND twin.visibility <> 'locked'
 UNION
 SELECT asked.id
 FROM asked
@@ -214,6 +229,7 @@ SELECT pair.source, pair.target, rule.name, rule.detail
 FROM pair
 JOIN asset AS source ON source.id = pair.source
 JOIN asset AS copy ON copy.id = pair.target
+LEFT JOIN _face_sync_base AS base ON base.target_asset_id = copy.id
 CROSS JOIN LATERAL (
     VALUES
         ('asset.ownerId', copy."ownerId" <> pair.target_user, copy."ownerId"::text),
@@ -228,7 +244,14 @@ CROSS JOIN LATERAL (
         ),
         ('asset.stackId', copy."stackId" = source."stackId", 'it is in the source''s stack'),
         ('asset.duplicateId', copy."duplicateId" = source."duplicateId", 'it is in the source''s group'),
-        ('asset.visibility', (copy.visibility = 'hidden') <> pair.motion, copy.visibility::text)
+        ('asset.visibility', (copy.visibility = 'hidden') <> pair.motion, copy.visibility::text),
+        -- What was written there last and is still there was not chosen by the copy's user.
+        (
+            'asset.visibility',
+            NOT pair.motion AND copy.visibility <> source.visibility
+                AND copy.visibility::text = coalesce(base.visibility, 'timeline'),
+            concat(copy.visibility, ' is not ', source.visibility)
+        )
 ) AS rule (name, broken, detail)
 WHERE rule.broken
 
@@ -403,6 +426,13 @@ SELECT intent.target_asset_id
 FROM _face_sync_intent AS intent
 WHERE intent.target_user_id = ANY(%(target_users)s)
   AND EXISTS (SELECT FROM _face_sync_failure AS failure WHERE failure.source_asset_id = intent.source_asset_id)
+
+-- name: marks
+-- What is still to be removed, though nothing says that it could not be.
+SELECT mark.target_user_id, mark.source_asset_id, mark.target_asset_id
+FROM _face_sync_intent AS mark
+WHERE mark.target_user_id = ANY(%(target_users)s)
+  AND NOT EXISTS (SELECT FROM _face_sync_failure AS failure WHERE failure.source_asset_id = mark.source_asset_id)
 
 -- name: named_encoded_videos
 -- Up to Immich 2.5.

@@ -182,10 +182,10 @@ EXISTS (
 )
 
 -- name: kept
--- What is kept for a copy that is gone has no use beside the copy.
+-- What is kept for a copy that is gone has no use beside the copy; a parked one may be purged.
 SELECT map.target_user_id, map.source_asset_id, map.target_asset_id
 FROM _face_sync_kept AS kept
 JOIN _face_sync_asset_map AS map
     ON map.source_asset_id = kept.source_asset_id AND map.target_user_id = kept.target_user_id
 JOIN asset AS copy ON copy.id = map.target_asset_id
-WHERE kept.target_user_id = ANY(%(target_users)s)
+WHERE kept.target_user_id = ANY(%(target_users)s) AND map.parked IS NULL

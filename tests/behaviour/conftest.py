@@ -124,12 +124,18 @@ class Home:
         return self.house.settled(within=within)
 
     def copy_of(self, asset: UUID) -> UUID | None:
-        """Return bob's copy of alice's asset, if there is one."""
+        """Return bob's copy of alice's asset, if there is one that is not parked."""
         return self._known(
             "SELECT copy.id FROM _face_sync_asset_map AS map JOIN asset AS copy ON copy.id = map.target_asset_id"
-            " WHERE map.source_asset_id = %s AND map.target_user_id = %s",
+            " WHERE map.source_asset_id = %s AND map.target_user_id = %s"
+            ' AND NOT (copy."isOffline" AND map.parked IS NOT NULL)',
             asset,
         )
+
+    def shown(self) -> list[UUID]:
+        """Return bob's assets that are in some view of Immich's, the trash among them."""
+        rows = self.bob.rows.where("asset", ownerId=self.bob.user_id)
+        return [row["id"] for row in rows if not (row["visibility"] == "hidden" and row["deletedAt"])]
 
     def copied(self, asset: UUID) -> UUID:
         """Wait for the copy of an asset and return it."""

@@ -41,11 +41,21 @@ def test_a_copy_in_the_trash_of_its_user_stays_there_and_can_be_restored(home: H
     assert skipped(home) == {}
     assert Path(bob.asset(copy)["originalPath"]).read_bytes() == original(home, photo).read_bytes()
 
-    # In the trash when the source goes: it does not come back with the source.
+    # In the trash when the source goes for a while: there it is again afterwards, and in between not even there.
     bob.trash(copy)
     alice.trash(photo)
     eventually(lambda: home.copy_of(photo) is None)
+    home.settled()
+    assert home.shown() == []
+    bob.empty_trash()
     alice.restore(photo)
+    home.settled()
+    assert (bob.asset(home.copied(photo))["status"], home.copied(photo)) == ("trashed", copy)
+
+    # In the trash when the source goes for good: it does not come back.
+    alice.lock(photo)
+    eventually(lambda: home.copy_of(photo) is None)
+    alice.unlock(photo)
     home.settled()
     assert home.copy_of(photo) is None
     assert skipped(home) == {photo: "removed by target"}
