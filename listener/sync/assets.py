@@ -4,6 +4,8 @@ Nothing is committed but whole copies. The transaction is bounded in time, since
 only a few seconds ahead: a phone's mark must not pass them before they are there.
 """
 
+import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -160,7 +162,9 @@ class Rows:
             if copy.source.copy_original not in {None, copy.path}
             and (own_sidecars or not str(copy.source.copy_original).startswith(prefix))
         ]
-        await self.removal.leave_place(connection, job, moving)
+        former = [source for source in moving if not str(source.copy_original).startswith(prefix)]
+        others = await asyncio.to_thread(_led_elsewhere, former) if former else set()
+        await self.removal.leave_place(connection, job, moving, but=others)
         params = {
             **job_params(job),
             "targets": uuids(copy.source.target_id for copy in copies),
@@ -252,6 +256,20 @@ class Written:
             if gone := [path for path in placed - self.named if id_ in path]:
                 leaving[copy.source.id, copy.source.target_id] = gone
         return leaving
+
+
+def _led_elsewhere(sources: Sequence[Source]) -> set[str]:
+    """Return the places below a former prefix at which something else is than the link of this very copy."""
+    others = set()
+    for source in sources:
+        path = str(source.copy_original)
+        try:
+            ours = os.readlink(path) == source.original  # noqa: PTH115 - the text, not a path made of it
+        except OSError:
+            ours = False
+        if not ours:
+            others.add(path)
+    return others
 
 
 def _same_plan(planned: Source, now: Source | None) -> bool:

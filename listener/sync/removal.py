@@ -4,7 +4,7 @@ One way for everything that goes, in three steps: a transaction that takes the r
 the mark, the files from the mark, the mark (`listener.sync.marks`). Nobody who must not see a photo waits for a disk.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -118,12 +118,14 @@ class Removal:
         }
         await connection.execute(self.set_aside, params)
 
-    async def leave_place(self, connection: Connection, job: Job, sources: Iterable[Source]) -> None:
-        """Leave marks of the links of copies that move, and of the XMP beside them. Part of a transaction.
+    async def leave_place(
+        self, connection: Connection, job: Job, sources: Iterable[Source], *, but: Collection[str]
+    ) -> None:
+        """Leave marks of the links of copies that move, ``but`` these, and of the XMP beside them.
 
-        What their user typed is no longer in an XMP then: it is locked.
+        What their user typed is no longer in an XMP then: it is locked. Part of a transaction.
         """
-        await self._leave_place(connection, job, [(source.id, source.target_id) for source in sources])
+        await self._leave_place(connection, job, [(source.id, source.target_id) for source in sources], but=but)
 
     async def mark(self, connection: Connection, job: Job, sources: Sequence[Source], *, own_sidecars: bool) -> None:
         """Leave marks of all files of these copies, also where their rows are gone. Part of a transaction."""
@@ -133,7 +135,9 @@ class Removal:
             connection, job, {(source.id, source.target_id): named.get(source.target_id, []) for source in sources}
         )
 
-    async def _leave_place(self, connection: Connection, job: Job, copies: Sequence[tuple[UUID, UUID]]) -> None:
+    async def _leave_place(
+        self, connection: Connection, job: Job, copies: Sequence[tuple[UUID, UUID]], *, but: Collection[str] = ()
+    ) -> None:
         if not copies:
             return
         params = {
@@ -147,7 +151,9 @@ class Removal:
             connection,
             job,
             {
-                (source, target): [path for path in named.get(target, ()) if path.startswith(external)]
+                (source, target): [
+                    path for path in named.get(target, ()) if path.startswith(external) and path not in but
+                ]
                 for source, target in copies
             },
         )
