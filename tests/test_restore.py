@@ -62,8 +62,9 @@ def well(home: Home) -> None:
 
 
 def copies(home: Home) -> dict[str, UUID]:
-    """Bob's copies by name; no name is there twice."""
-    rows = [row for row in home.bob.rows.where("asset", ownerId=home.bob.user_id) if row["libraryId"]]
+    """Bob's copies by name, but for those that are parked; no name is there twice."""
+    shown = home.shown()
+    rows = [row for id_ in shown for row in [home.bob.asset(id_)] if row["libraryId"]]
     found = {row["originalFileName"]: row["id"] for row in rows}
     assert len(found) == len(rows)
     return found

@@ -48,7 +48,7 @@ class Made:
             "favourite": bob.asset(self.copy)["isFavorite"],
             "visibility": bob.asset(self.copy)["visibility"],
             "edits": len(bob.rows.where("asset_edit", assetId=self.copy)) if self._home.release >= (2, 5) else 0,
-            "link": len(query('SELECT 1 FROM shared_link_asset WHERE "assetId" = %s', self.copy)),
+            "link": len(query(f'SELECT 1 FROM shared_link_asset WHERE "{self._linked}" = %s', self.copy)),  # noqa: S608
             "typed": (exif["description"], exif["rating"]),
         }
 
