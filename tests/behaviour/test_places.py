@@ -1,6 +1,7 @@
 """No row names a path that is not our link; only proof makes a row ours; an XMP goes with its copy."""
 
 import os
+import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -168,6 +169,36 @@ def test_the_xmp_of_a_copy_goes_with_it_and_what_is_in_it_stays_its_users(home: 
         home.settled()
         assert bob.exif(copy)["description"] == f"bob's words on {name}"
         assert not bob.rows.where("asset_file", assetId=copy, type="sidecar") or home.release < (2, 4)
+
+
+def test_a_locked_photo_goes_also_where_its_link_cannot_be_removed(home: Home) -> None:
+    """The target user, who may write to their folder, puts a symlink in the place of one of ours; or removing fails."""
+    alice, bob = home.alice, home.bob
+    library = alice.add_library(home.photos)
+    photos = alice.scan_library(library, ["trip/a.jpg", "other/b.jpg"])
+    by_name = {alice.asset(id_)["originalFileName"]: id_ for id_ in photos}
+    home.settled()
+    swapped, failing = (home.copied(by_name[name]) for name in ("a.jpg", "b.jpg"))
+    files = [Path(file["path"]) for copy in (swapped, failing) for file in bob.files_of(copy)]
+    link = Path(bob.asset(failing)["originalPath"])
+    folder = Path(bob.asset(swapped)["originalPath"]).parent
+    folder.rename(folder.with_name("elsewhere"))
+    folder.symlink_to(folder.with_name("elsewhere"))
+    # Not even root may remove what is in it.
+    held = link.parent
+    immutable = subprocess.run(["chattr", "+i", held], check=False, capture_output=True).returncode == 0
+    try:
+        alice.lock(*photos)
+        eventually(lambda: bob.assets() == [], describe=bob.assets)
+        eventually(lambda: not [file for file in files if file.exists()])
+        if immutable:
+            eventually(lambda: failed(home) == {by_name["b.jpg"]}, describe=lambda: failed(home))
+            assert link.is_symlink()
+    finally:
+        subprocess.run(["chattr", "-i", held], check=False, capture_output=True)
+    home.house.sweep()
+    eventually(lambda: not link.is_symlink(), within=20)
+    eventually(lambda: failed(home) == set(), within=20, describe=lambda: failed(home))
 
 
 def own_library(home: Home) -> Callable[..., UUID]:
