@@ -53,10 +53,6 @@ CHANGES_FILES = frozenset(
 # A commit took more than two seconds, as it may or may not where much else goes on: tests/test_phones.py.
 LATE = frozenset({"sync.phones.Phones._stamp", "sync.phones.Phones._announce"})
 NOT_REACHED = {
-    # The copy is deleted by its user between the commit and the link: tests/behaviour/test_own_deletion.py.
-    "sync.placing.Placer.take_back",
-    # The prefix of a job was changed: tests of the behaviour of files.
-    "sync.files.OriginalLinks.unlink_former",
     "sync.phones.Phones._stamp",
 }
 
@@ -213,7 +209,7 @@ def recorded(new_life: Callable[..., Life], tmp_path_factory: pytest.TempPathFac
 def test_there_is_a_point_wherever_the_product_changes_something(recorded: Recorded) -> None:
     """Every function that may change files or rows is on the way to a recorded point, before it and after it."""
     changing = functions_that_change()
-    assert {"sync.files._hardlink", "sync.removal.remove", "sync.assets.Rows.write"} <= changing
+    assert {"sync.files._hardlink", "sync.removal.Removal.remove", "sync.assets.Rows.write"} <= changing
     assert changing - recorded.functions == NOT_REACHED
     whats = defaultdict(set)
     for label in (*recorded.install, *recorded.first_sync, *recorded.kinds):
@@ -227,7 +223,8 @@ def test_there_is_a_point_wherever_the_product_changes_something(recorded: Recor
     places = {label.split(" in ", 1)[1] for label in recorded.kinds if label.startswith("after commit")}
     assert {
         "sync.assets.Rows.write",
-        "sync.removal.remove",
+        "sync.removal.Removal.remove",
+        "sync.removal.Removal.park",
         "sync.reconciler.Reconciler._respect",
         "sync.reconciler.Reconciler._settle_people.settle",
     } <= places
