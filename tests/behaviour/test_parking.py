@@ -28,9 +28,10 @@ class Made:
             bob.crop(self.copy)
         self.link = uuid4()
         home.house.query("INSERT INTO shared_link (id) VALUES (%s)", self.link)
-        home.house.query(
-            'INSERT INTO shared_link_asset ("sharedLinkId", "assetId") VALUES (%s, %s)', self.link, self.copy
-        )
+        plural = home.release < (2, 3)
+        self._linked = "assetsId" if plural else "assetId"
+        columns = f'"{"sharedLinksId" if plural else "sharedLinkId"}", "{self._linked}"'
+        home.house.query(f"INSERT INTO shared_link_asset ({columns}) VALUES (%s, %s)", self.link, self.copy)  # noqa: S608
         if home.release >= (2, 4):
             bob.describe(self.copy, "bob's words")
             bob.rate(self.copy, 4)
