@@ -45,10 +45,11 @@ _ID_COLUMNS = frozenset(
     {
         *("id", "assetId", "faceId", "personId", "tagId", "stackId"),
         *("livePhotoVideoId", "faceAssetId", "primaryAssetId", "parentId", "duplicateId"),
+        *("albumId", "albumThumbnailAssetId"),
     }
 )
 
-_THUMBNAILS_REGENERATED = "thumbnails regenerated"
+_THUMBNAILS_REGENERATED = frozenset({"thumbnails regenerated", "all thumbnails made anew"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +95,15 @@ class Player:
             connection.close()
 
     def prepare(self) -> None:
-        """Make what was there before the recording began: the owner, the media root's folders and its row."""
+        """Make what was there before the recording began: the users, the media root's folders and its row."""
         for name in _FOLDERS:
             (self._media_root / name).mkdir(parents=True, exist_ok=True)
         connection = next(self._turn)
         grouped = connection.execute(_query("has_cluster_groups")).fetchone() == (True,)
-        connection.execute(
-            _query("make_owner_in_cluster_group" if grouped else "make_owner"),
-            {"id": self.recording.owner_id, "email": "carol@example.com", "name": "carol"},
-        )
+        make = _query("make_user_in_cluster_group" if grouped else "make_user")
+        names = {self.recording.owner_id: "carol", **dict.fromkeys(self.recording.other_users, "dave")}
+        for id_, name in names.items():
+            connection.execute(make, {"id": id_, "email": f"{name}-{id_[:8]}@example.com", "name": name})
         connection.execute(_query("set_media_location"), {"root": str(self._media_root)})
 
     def play_step(self, step: str, pace: float | None = None) -> PlayedStep:
@@ -142,8 +143,8 @@ class Player:
         assets = [
             row.values["id"] if statement.table == "asset" else row.values["assetId"]
             for statement, row in rows
-            # Immich writes no row for it; the recording has one of the job that followed.
-            if (statement.step == _THUMBNAILS_REGENERATED and "assetId" in row.values)
+            # Immich writes no row for it; the recording has one of what came with it.
+            if (statement.step in _THUMBNAILS_REGENERATED and "assetId" in row.values)
             or (statement.table == "asset" and "thumbhash" in row.changed and row.before("thumbhash"))
         ]
         if assets:
@@ -272,7 +273,8 @@ class _Statements:
         if statement.op == "DELETE":
             return _block("delete").format(**parts), parameters
         # An update that changed nothing still fired the triggers.
-        columns = sorted(frozenset().union(*(row.changed for row in statement.rows))) or ["updatedAt"]
+        nothing = ["updatedAt"] if "updatedAt" in statement.rows[0].values else keys
+        columns = sorted(frozenset().union(*(row.changed for row in statement.rows))) or nothing
         return _block("update").format(**parts, changes=_pairs(columns, ", ")), parameters
 
 
@@ -333,7 +335,8 @@ class _Files:
                 path.unlink(missing_ok=True)
             elif row.old is None or row.changed & {column, "fileModifiedAt", "isOffline"}:
                 _write_original(path, row.new)
-        elif row.old is None or column in row.changed:
+        elif row.old is None or column in row.changed or (table == "person" and not row.changed):
+            # An update of a person that changes nothing tells that the thumbnail was written anew.
             self.rewrite(path)
 
     def after(self, table: str, row: Row) -> None:

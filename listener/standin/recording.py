@@ -112,6 +112,12 @@ class Recording:
             raise ValueError(f"a recording holds one user's rows, this one has {len(owners)} owners")
         return str(owners.pop())
 
+    @cached_property
+    def other_users(self) -> tuple[str, ...]:
+        """Ids of users whom the owner shares an album with: they must be there."""
+        found = {row.values["userId"] for s in self.statements if s.table == "album_user" for row in s.rows}
+        return tuple(sorted(found - {self.owner_id}))
+
     def transactions(self, step: str | None = None) -> tuple[Transaction, ...]:
         """Return the transactions of one step, or of all, in the order of their ends.
 

@@ -8,8 +8,21 @@ from psycopg import sql
 
 from listener import sqlfiles
 
-TABLES: Final = ("asset", "asset_job_status", "asset_file", "smart_search", "asset_face", "person", "stack")
-"""Immich 2.0 to 3.3 has all of these."""
+# What Immich writes without a mark in another of these tables: a tag that is deleted (``tag_asset`` only), and text
+# that thumbnails made anew leave empty (``ocr_search`` only).
+TABLES: Final = (
+    "asset",
+    "asset_job_status",
+    "asset_file",
+    "smart_search",
+    "asset_face",
+    "person",
+    "stack",
+    "tag_asset",
+    "ocr_search",
+)
+"""Immich 2.0 to 3.3 has all of these, but for ``ocr_search``, which is there from 2.2 on."""
+_NOT_EVERYWHERE: Final = frozenset({"ocr_search"})
 
 EVENTS: Final = ("insert", "update", "delete")
 FUNCTIONS: Final = ("notify_change", "guard_original", "immich_uuid_v7")
@@ -88,10 +101,17 @@ def render_install_sql(*, guard: bool = False) -> str:
         parts.append("BEGIN;\nSET LOCAL lock_timeout = '2s';")
         for event in EVENTS:
             definition = trigger_definition(table, event)
-            parts += [f"{definition.create};", f"{definition.set_comment};"]
+            statements = (definition.create, definition.set_comment)
+            parts += [_where_there_is(table, text) if table in _NOT_EVERYWHERE else f"{text};" for text in statements]
         parts.append("COMMIT;")
     if guard:
         definition = guard_definition()
         parts += ["BEGIN;\nSET LOCAL lock_timeout = '2s';", f"{definition.create};", f"{definition.set_comment};"]
         parts += ["COMMIT;", f"{sqlfiles.named_queries(QUERIES)['guard_deleted']};"]
     return "\n\n".join(parts) + "\n"
+
+
+def _where_there_is(table: str, statement: str) -> str:
+    """Return a statement to be run by hand that does nothing where this Immich has no such table."""
+    template = sql.SQL(sqlfiles.named_queries("triggers/statement_triggers.sql")["where_there_is"])
+    return template.format(table=sql.Literal(f"public.{table}"), statement=sql.Literal(statement)).as_string()

@@ -26,11 +26,11 @@ WHERE k.contype = 'f' AND k.confdeltype IN ('c', 'n') AND cardinality(k.conkey) 
 -- 3.2+: every user belongs to one.
 SELECT to_regclass('public.cluster_group') IS NOT NULL;
 
--- name: make_owner
--- The recordings leave the owner's row out. Columns without a default only.
+-- name: make_user
+-- The recordings leave the users' rows out. Columns without a default only.
 INSERT INTO "user" (id, email, name) VALUES (%(id)s, %(email)s, %(name)s) ON CONFLICT (id) DO NOTHING;
 
--- name: make_owner_in_cluster_group
+-- name: make_user_in_cluster_group
 WITH made AS (INSERT INTO cluster_group DEFAULT VALUES RETURNING id)
 INSERT INTO "user" (id, email, name, "clusterGroupId")
 SELECT %(id)s, %(email)s, %(name)s, made.id FROM made

@@ -50,6 +50,13 @@ BEGIN
           SELECT FROM changed_rows AS c
           WHERE c."ownerId" IN (SELECT w.user_id FROM public._face_sync_watch AS w)
         );
+      ELSIF TG_TABLE_NAME = 'tag_asset' THEN
+        has_watched := EXISTS (
+          SELECT FROM changed_rows AS c
+          WHERE (SELECT a."ownerId" FROM public.asset AS a
+                 WHERE a.id = coalesce(to_jsonb(c) ->> 'assetId', to_jsonb(c) ->> 'assetsId')::uuid)
+            IN (SELECT w.user_id FROM public._face_sync_watch AS w)
+        );
       ELSE
         has_watched := EXISTS (
           SELECT FROM changed_rows AS c
@@ -122,6 +129,30 @@ BEGIN
         WHERE c."ownerId" IN (SELECT w.user_id FROM public._face_sync_watch AS w);
       END IF;
 
+    WHEN 'tag_asset' THEN
+      -- Which photo has which tag: a deleted tag has no other mark. "assetId" is "assetsId" up to Immich 2.2.
+      IF TG_OP = 'UPDATE' THEN
+        SELECT array_agg(c.id) INTO keys
+        FROM (
+          SELECT DISTINCT coalesce(r.content ->> 'assetId', r.content ->> 'assetsId')::uuid AS id
+          FROM (
+            (SELECT to_jsonb(n) FROM changed_rows AS n EXCEPT SELECT to_jsonb(o) FROM old_rows AS o)
+            UNION ALL
+            (SELECT to_jsonb(o) FROM old_rows AS o EXCEPT SELECT to_jsonb(n) FROM changed_rows AS n)
+          ) AS r (content)
+        ) AS c
+        WHERE (SELECT a."ownerId" FROM public.asset AS a WHERE a.id = c.id)
+          IN (SELECT w.user_id FROM public._face_sync_watch AS w);
+      ELSE
+        SELECT array_agg(c.id) INTO keys
+        FROM (
+          SELECT DISTINCT coalesce(to_jsonb(r) ->> 'assetId', to_jsonb(r) ->> 'assetsId')::uuid AS id
+          FROM changed_rows AS r
+        ) AS c
+        WHERE (SELECT a."ownerId" FROM public.asset AS a WHERE a.id = c.id)
+          IN (SELECT w.user_id FROM public._face_sync_watch AS w);
+      END IF;
+
     ELSE
       -- Tables that hang on asset. Where the asset is gone, its own DELETE has told it already, and the
       -- look-up of its owner finds nothing.
@@ -130,7 +161,7 @@ BEGIN
         FROM (SELECT DISTINCT r."assetId" AS id FROM changed_rows AS r) AS c
         WHERE (SELECT a."ownerId" FROM public.asset AS a WHERE a.id = c.id)
           IN (SELECT w.user_id FROM public._face_sync_watch AS w);
-      ELSIF TG_TABLE_NAME IN ('asset_job_status', 'smart_search') THEN
+      ELSIF TG_TABLE_NAME IN ('asset_job_status', 'smart_search', 'ocr_search') THEN
         -- These have no stamps and one row per asset; the byte-wise comparison spares turning 512 floats
         -- into text and works for every type.
         SELECT array_agg(c.id) INTO keys

@@ -20,3 +20,13 @@ FOR EACH STATEMENT EXECUTE FUNCTION _face_sync.notify_change()
 CREATE OR REPLACE TRIGGER {trigger} AFTER DELETE ON {table}
 REFERENCING OLD TABLE AS changed_rows
 FOR EACH STATEMENT EXECUTE FUNCTION _face_sync.notify_change()
+
+-- name: where_there_is
+-- For SQL that is run by hand, on whichever release: tables that came with a later one.
+DO $where_there_is$
+BEGIN
+  IF to_regclass({table}) IS NOT NULL THEN
+    EXECUTE {statement};
+  END IF;
+END
+$where_there_is$;

@@ -74,6 +74,7 @@ class Immich:
         """Insert rows in one statement, all needed columns filled; return their first columns."""
         fillers: dict[str, str] = {
             "uuid": "gen_random_uuid()",
+            "text": "'read'",
             "character varying": "gen_random_uuid()::text",
             "timestamp with time zone": "now()",
             "bytea": "uuid_send(gen_random_uuid())",
@@ -156,6 +157,27 @@ def insert_face(writer: Immich, asset: UUID) -> None:
     writer.face(asset)
 
 
+def insert_text(writer: Immich, asset: UUID) -> None:
+    writer.insert("ocr_search", {"assetId": asset, "text": "read"})
+
+
+def insert_tag(writer: Immich, asset: UUID) -> None:
+    """Give an asset a new tag; the columns of the table had other names up to 2.2."""
+    owner = writer.execute('SELECT "ownerId" FROM asset WHERE id = %s', asset)[0][0]
+    tag = writer.insert("tag", {"userId": owner})[0]
+    asset_column, tag_column = tag_columns(writer)
+    writer.conn.execute(
+        sql.SQL("INSERT INTO tag_asset ({}, {}) VALUES (%s, %s)").format(
+            sql.Identifier(asset_column), sql.Identifier(tag_column)
+        ),
+        (asset, tag),
+    )
+
+
+def tag_columns(writer: Immich) -> tuple[str, str]:
+    return ("assetId", "tagId") if "assetId" in writer.columns("tag_asset") else ("assetsId", "tagsId")
+
+
 CHILDREN: dict[str, tuple[Callable[[Immich, UUID], None], LiteralString, LiteralString, LiteralString]] = {
     # table: insert, an update, an update that changes nothing, delete
     "asset_job_status": (
@@ -181,5 +203,11 @@ CHILDREN: dict[str, tuple[Callable[[Immich, UUID], None], LiteralString, Literal
         'UPDATE asset_face SET "boundingBoxX1" = 7 WHERE "assetId" = %s',
         'UPDATE asset_face SET "boundingBoxX1" = "boundingBoxX1" WHERE "assetId" = %s',
         'DELETE FROM asset_face WHERE "assetId" = %s',
+    ),
+    "ocr_search": (
+        insert_text,
+        "UPDATE ocr_search SET text = '' WHERE \"assetId\" = %s",
+        'UPDATE ocr_search SET text = text WHERE "assetId" = %s',
+        'DELETE FROM ocr_search WHERE "assetId" = %s',
     ),
 }

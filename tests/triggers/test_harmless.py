@@ -10,7 +10,7 @@ from psycopg import sql
 
 from listener import triggers
 from tests.conftest import ImmichDatabase
-from tests.triggers.immich_writer import CHILDREN, Immich
+from tests.triggers.immich_writer import CHILDREN, Immich, insert_tag
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,7 @@ from tests.triggers.immich_writer import CHILDREN, Immich
         ("ALTER TABLE asset_face RENAME id TO key", "asset_face"),
         ("DROP TABLE _face_sync_watch", "asset_job_status"),
         ("ALTER TABLE _face_sync_watch RENAME user_id TO who", "smart_search"),
+        ('ALTER TABLE ocr_search RENAME "assetId" TO elsewhere', "ocr_search"),
     ],
 )
 def test_an_error_inside_is_counted_and_nothing_else(
@@ -30,7 +31,7 @@ def test_an_error_inside_is_counted_and_nothing_else(
     writer.heard()
     writer.execute(change)
     update = sql.SQL("UPDATE {} SET {} = {}")
-    column = {"asset_file": "path", "asset_face": "boundingBoxX1"}.get(table, "assetId")
+    column = {"asset_file": "path", "asset_face": "boundingBoxX1", "ocr_search": "text"}.get(table, "assetId")
     statement = update.format(sql.Identifier(table), sql.Identifier(column), sql.Identifier(column))
     for done in (1, 2):
         assert writer.conn.execute(statement).rowcount == 1
@@ -76,12 +77,24 @@ def test_a_stack_without_a_cover_column_is_no_error(writer: Immich, owner: UUID)
     assert writer.errors() == 0
 
 
+def test_tags_whose_columns_have_new_names_are_no_error(writer: Immich, owner: UUID) -> None:
+    """As an upgrade to 2.3 renamed them: whatever they are called, Immich's own statement is done."""
+    insert_tag(writer, writer.asset(owner))
+    writer.heard()
+    writer.execute('ALTER TABLE tag_asset RENAME "assetId" TO elsewhere')
+    assert writer.conn.execute('UPDATE tag_asset SET "tagId" = "tagId"').rowcount == 1
+    assert writer.conn.execute("DELETE FROM tag_asset").rowcount == 1
+    assert writer.heard() == []
+    assert writer.errors() == 0
+
+
 @pytest.mark.parametrize("immich", ["2.0.0"], indirect=True)
 def test_columns_go_in_one_transaction_with_rows_changed(writer: Immich, owner: UUID) -> None:
     """What upgrades from 2.0 to 3.2 do to tables of ours, after and before statements of the same session."""
     asset, person = writer.asset(owner), writer.person(owner)
     writer.face(asset, person)
     writer.insert("asset_job_status", {"assetId": asset})
+    insert_tag(writer, asset)
     with writer.conn.transaction():
         writer.execute('UPDATE asset SET "isFavorite" = true')
         writer.execute(
@@ -102,10 +115,16 @@ def test_columns_go_in_one_transaction_with_rows_changed(writer: Immich, owner: 
         writer.execute('UPDATE person SET "personGroupId" = id')
         writer.execute("ALTER TABLE person DROP COLUMN id CASCADE")
         writer.execute("UPDATE person SET name = 'after'")
+        writer.execute('UPDATE tag_asset SET "tagsId" = "tagsId"')
+        writer.execute('ALTER TABLE tag_asset RENAME "assetsId" TO "assetId"')
+        writer.execute('ALTER TABLE tag_asset RENAME "tagsId" TO "tagId"')
+        writer.execute('UPDATE tag_asset SET "tagId" = "tagId"')
     writer.heard()
     writer.execute("UPDATE asset SET width = 2")
     writer.execute("UPDATE person SET name = 'later'")
-    assert writer.heard() == [("asset", frozenset({asset})), ("person", frozenset({person}))]
+    writer.execute("DELETE FROM tag")
+    said = [("asset", frozenset({asset})), ("person", frozenset({person})), ("asset", frozenset({asset}))]
+    assert writer.heard() == said
     assert writer.errors() == 0
 
 
