@@ -73,6 +73,5 @@ async def prepare(connection: Connection, settings: Settings, metrics: Metrics, 
         ml_wait=settings.ml_wait,
     )
     await recovery.mend_notes(connection, reconciler, settings.jobs)
-    return Ready(
-        catalog, reconciler, Sweep.compose(catalog, reconciler.planner, (settings.link_mode, features)), unheard_before
-    )
+    house = (settings.link_mode, features, *settings.jobs)
+    return Ready(catalog, reconciler, Sweep.compose(catalog, reconciler.planner, house), unheard_before)

@@ -214,4 +214,9 @@ def _rows(catalog: Catalog) -> list[sql.Composed]:
             "asset AS row_of JOIN public._face_sync_skipped AS skipped ON skipped.other_asset_id = row_of.id"
             " WHERE skipped.source_asset_id = page.id AND skipped.target_user_id = %(target_user)s"
         ).format(),
+        # Whatever has the content of a motion part that was taken out of its still.
+        sql.SQL(
+            "asset AS source JOIN asset AS row_of ON row_of.checksum = source.checksum"
+            ' WHERE source.id = ANY(concerned.ids) AND {embedded} AND row_of."ownerId" = %(target_user)s'
+        ).format(embedded=query("plan", "embedded")),
     ]

@@ -73,6 +73,23 @@ def move_encoded_video(share: Share) -> None:
     )
 
 
+def leave_file(share: Share, folder: str, id_: UUID, ending: str) -> None:
+    write(share.generated(folder, share.target_user, id_, ending), "left")
+
+
+def derived(share: Share, source: UUID) -> UUID:
+    """Return the id that the listener gives to the copy of a source."""
+    text = hashlib.sha256(f"{source}/{share.target_user}".encode()).hexdigest()[:32]
+    return UUID(f"{text[:12]}4{text[13:16]}{'89ab'[int(text[16], 16) % 4]}{text[17:]}")
+
+
+def leave_file_of_deleted(share: Share) -> None:
+    """Leave a file of the copy of a source that its user deleted for good."""
+    source = share.waiting
+    share.run("DELETE FROM asset WHERE id = %(waiting)s", **share.ids)
+    leave_file(share, "thumbs", derived(share, source), "_preview.jpeg")
+
+
 def add_fullsize(share: Share) -> None:
     copy = share.ids["plain_copy"]
     path = share.generated("thumbs", share.target_user, copy, "_fullsize.jpeg")
@@ -298,8 +315,10 @@ BREAKS = [
         needs=("asset_file", "isEdited"),
         where="of an edited file",
     ),
-    Break("file.orphan", lambda s: write(f"{s.roots.media}/thumbs/{s.target_user}/ab/cd/x.jpeg", "x")),
-    Break("file.orphan", lambda s: write(f"{s.roots.media}/encoded-video/{s.target_user}/x.mp4", "x"), where="video"),
+    Break("file.orphan", lambda s: leave_file(s, "thumbs", s.copies[s.plain], "_fullsize.jpeg"), where="of a copy"),
+    Break("file.orphan", lambda s: leave_file(s, "thumbs", s.mirror_id, ".webp"), where="of a person"),
+    Break("file.orphan", lambda s: leave_file(s, "encoded-video", derived(s, s.waiting), ".mp4"), where="of no copy"),
+    Break("file.orphan", leave_file_of_deleted, where="of a source that is gone"),
     # Its original
     Break("original.link", relink(lambda _: None), where="missing"),
     Break("original.link", relink(lambda path: path.symlink_to("/elsewhere")), where="elsewhere"),

@@ -48,6 +48,18 @@ async def test_one_thing_wrong_is_told_by_its_rule(
     assert all(difference.detail for difference in report.differences)
 
 
+async def test_what_immich_itself_left_behind_is_none_of_our_business(
+    share: Share, conn: psycopg.AsyncConnection[Any]
+) -> None:
+    """Thumbnails of photos that library watching took away, and of uploads newer than a restored backup."""
+    stranger = uuid4()
+    for folder, ending in (("thumbs", "_preview.jpeg"), ("thumbs", ".jpeg"), ("encoded-video", "-MP.mp4")):
+        write(share.generated(folder, share.target_user, stranger, ending), "left by Immich")
+    write(f"{share.roots.media}/thumbs/{share.target_user}/x.jpeg", "left by Immich")
+
+    assert (await judged(share, conn)).differences == ()
+
+
 @on_all
 async def test_ids_that_the_api_refuses(database: str, roots: Roots, conn: psycopg.AsyncConnection[Any]) -> None:
     odd = [UUID(ODD_ID.format(number)) for number in range(3)]

@@ -18,6 +18,8 @@ from listener.settings import Job
 NOWHERE = ".nowhere"
 # Folders below the media root that Immich names files of assets by id in.
 _FILE_FOLDERS = ("thumbs", "encoded-video")
+# Folder below a target prefix for motion parts that are in no place of their job.
+_MOTION_PARTS = "motion-parts"
 # What tells a folder from another at the same path, as from the mount point below it: device and inode, or a device.
 Identity = tuple[int, ...]
 
@@ -94,8 +96,14 @@ class Layout:
             raise RefusedPathError(f"the path {path!r} is not plainly below {root!r}")
         return rest
 
-    def copy_original(self, job: Job, source_original: str) -> str:
-        """Return the path of a copy's original: the source's, moved from the source prefix to the target prefix."""
+    def copy_original(self, job: Job, source_original: str, motion_part: UUID | None = None) -> str:
+        """Return the path of a copy's original: the source's, moved from the source prefix to the target prefix.
+
+        motion_part: the source's id, if it is the motion part of a live photo: one that lies elsewhere (Android, in a
+        library: with Immich) gets a place of its own, by its id.
+        """
+        if motion_part is not None and not source_original.startswith(job.source_path_prefix + "/"):
+            return f"{job.target_path_prefix}/{_MOTION_PARTS}/{motion_part}{Path(source_original).suffix}"
         return f"{job.target_path_prefix}/{self.relative(source_original, job.source_path_prefix)}"
 
     def nowhere(self, job: Job, target_id: UUID, suffix: str) -> str:

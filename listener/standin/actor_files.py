@@ -22,7 +22,7 @@ class Picture:
     """What is to be seen in a photo or video, and what its file says of itself.
 
     ``taken`` has the time zone of the place, and is None where the file does not say it; ``mark`` makes two
-    pictures differ that are else the same.
+    pictures differ that are else the same. ``motion``: the mark of the video inside an Android motion photo.
     """
 
     taken: datetime | None = None
@@ -35,6 +35,7 @@ class Picture:
     longitude: float | None = None
     live_photo: str | None = None
     mark: str = ""
+    motion: str = ""
 
     def content(self, *more: str) -> bytes:
         """Return the bytes of a file of this picture."""

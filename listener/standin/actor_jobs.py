@@ -125,8 +125,13 @@ class Jobs:
             write()
         kept = "tags" in locked and self.rows.has("asset_exif", "tags")
         self._apply_tags(row, self.exif(asset)["tags"] if kept else said.exif["tags"])
+        if said.picture.motion:
+            self._take_out_motion(row, said.picture.motion)
         self.mark(asset, "metadataExtractedAt")
         return True
+
+    def _take_out_motion(self, still: DictRow, motion: str) -> None:
+        """Make an asset of the video inside a photo: see `listener.standin.actor_libraries`."""
 
     def refresh_thumbnails(self, asset: UUID, *, new_inode: bool = False) -> None:
         """Make an asset's unedited thumbnails again, in place and without a word in the rows.

@@ -3,6 +3,7 @@
 What Immich unlinks is unlinked here, by the path that the row names and through whatever links that runs.
 """
 
+import hashlib
 import os
 import shutil
 from collections.abc import Collection, Iterable
@@ -100,6 +101,50 @@ class Libraries(Jobs):
         motion = self.asset(still)["livePhotoVideoId"]
         self.rows.execute(update("asset", {"id": motion, "visibility": "timeline"}))
         self.rows.execute(update("asset", {"id": still, "livePhotoVideoId": None}))
+
+    def look_for_sidecars(self) -> None:
+        """Run the job "sidecar: missing", which reads the metadata of every user's assets without an XMP again."""
+        for row in self.rows.where("asset", status="active"):
+            # One may be gone by then.
+            if self.rows.where("asset", id=row["id"]) and self._sidecar_path(self.asset(row["id"])) is None:
+                self.refresh_metadata(row["id"])
+
+    def _take_out_motion(self, still: DictRow, motion: str) -> None:
+        """Make an asset of the video inside an Android motion photo, whenever its metadata is read.
+
+        One of the same content that this owner has in that library is taken; the part that was there before is deleted.
+        It is no external asset, although it has its still's library, and lies in a folder of Immich's.
+        """
+        content = Picture(video=True, mark=motion).content()
+        checksum = hashlib.sha1(content, usedforsecurity=False).digest()
+        same = [
+            row
+            for row in self.rows.where("asset", ownerId=still["ownerId"], checksum=checksum)
+            if row["libraryId"] == still["libraryId"]
+        ]
+        part = same[0]["id"] if same else self.new_id()
+        if same and same[0]["visibility"] == "timeline":
+            self.rows.execute(update("asset", {"id": part, "visibility": "hidden"}))
+        if not same:
+            times = {name: still[name] for name in ("fileCreatedAt", "fileModifiedAt", "localDateTime")}
+            self.rows.execute(
+                insert("asset", {
+                    "id": part, "ownerId": still["ownerId"], "libraryId": still["libraryId"], "type": "VIDEO",
+                    "originalPath": self.generated("encoded-video", still["ownerId"], part, "-MP.mp4"),
+                    "originalFileName": f"{Path(still['originalFileName']).stem}.mp4", "checksumAlgorithm": "sha1",
+                    "checksum": checksum, "visibility": "hidden", "deviceId": "NONE", "deviceAssetId": "NONE", **times,
+                })
+            )  # fmt: skip
+        former = still["livePhotoVideoId"]
+        if former != part:
+            self.rows.execute(update("asset", {"id": still["id"], "livePhotoVideoId": part}))
+        path = Path(self.asset(part)["originalPath"])
+        if not path.exists():
+            files.write(path, content)
+        if not same:
+            self.refresh_metadata(part)
+        if former not in {None, part}:
+            self._remove(former)
 
     def transcode(self, asset: UUID) -> Path:
         """Make a video's encoded video: asset.encodedVideoPath up to 2.5, then a row of asset_file."""

@@ -52,7 +52,7 @@ class Placer:
         found = []
         for source in sources:
             with contextlib.suppress(RefusedPathError):
-                found.append(self.layout.copy_original(job, str(source.original)))
+                found.append(self.layout.copy_original(job, str(source.original), source.id if source.hidden else None))
         return found
 
     def copies(
@@ -134,7 +134,7 @@ class Placer:
     def _copy(
         self, job: Job, links: OriginalLinks, source: Source, files: Sequence[SourceFile], ours: Container[str]
     ) -> WantedCopy:
-        path = self.layout.copy_original(job, str(source.original))
+        path = self.layout.copy_original(job, str(source.original), source.id if source.hidden else None)
         # Said before anything is made: a copy whose original cannot be linked is none.
         if not links.directory and not fits(path):
             raise FileProblemError(

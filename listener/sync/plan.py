@@ -5,7 +5,7 @@ each whether it may be shared, whether Immich is done with it, and what there is
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from uuid import UUID
 
 from psycopg import sql
@@ -33,7 +33,8 @@ class Source:
     is a mark of it, files may be there. made: the copy's row is there. parked: it was put away. out_of_sight: and its
     row is as it should be then. lost: its row went, not by its user's will. copy_status: as Immich has it. encoded: the
     source's encodedVideoPath (up to 2.5). skipped: why it was not made so far. own_edits: its user has edited the
-    copy's picture. double_id, double_reason: the photo that a new copy would double.
+    copy's picture. double_id, double_reason: the photo that a new copy would double. hidden: the motion part of a live
+    photo, which is judged by its stills and may lie out of the job's place.
     """
 
     id: UUID
@@ -55,6 +56,7 @@ class Source:
     own_edits: bool
     double_id: UUID | None
     double_reason: str | None
+    hidden: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ class Planner:
                 ocr_missing=ocr,
                 encoded_video=encoded,
                 own_edits=own_edits,
+                embedded=query("plan", "embedded"),
             ),
             statement("plan", "files", is_edited=edited),
             features,
@@ -99,17 +102,19 @@ class Planner:
             tuple(jobs),
         )
 
+    def of_pair(self, job: Job) -> list[Job]:
+        """Return the jobs of the same two users, this one first."""
+        users = (job.source_user_id, job.target_user_id)
+        others = [other for other in self.jobs if other.identity != job.identity]
+        return [job, *(other for other in others if (other.source_user_id, other.target_user_id) == users)]
+
     def other_prefixes(self, job: Job) -> list[str]:
         """Return where the other jobs of the same two users have their copies."""
-        users = (job.source_user_id, job.target_user_id)
-        return [
-            other.target_path_prefix
-            for other in self.jobs
-            if (other.source_user_id, other.target_user_id) == users and other.identity != job.identity
-        ]
+        return [other.target_path_prefix for other in self.of_pair(job)[1:]]
 
     async def sources(self, connection: Connection, job: Job, ids: Sequence[UUID]) -> list[Source]:
         """Read the source assets of one job that these keys lead to, with their copies."""
+        sharing = [of_pair for of_pair in self.of_pair(job) if not of_pair.remove_copies]
         rows = await fetch(
             connection,
             self.sources_query,
@@ -121,6 +126,8 @@ class Planner:
                 "remove_copies": job.remove_copies,
                 "duplicates": job.duplicates,
                 "other_prefixes": self.other_prefixes(job),
+                "pair_uploads": [of_pair.kind == "uploads" for of_pair in sharing],
+                "pair_prefixes": [of_pair.source_path_prefix for of_pair in sharing],
                 "ml_wait": self.ml_wait,
                 "smart_search": self.features.smart_search,
                 "faces": self.features.facial_recognition,
@@ -133,6 +140,20 @@ class Planner:
         """Read the generated files of these sources."""
         rows = await fetch(connection, self.files_query, batch_params(sources))
         return [SourceFile(*row) for row in rows]
+
+
+def without_place(sources: Sequence[Source], job: Job) -> list[Source]:
+    """Return the sources of a job whose originals have no links of their own, as behind a symlinked folder.
+
+    Motion parts from elsewhere have no place there: their stills go without.
+    """
+    prefix = job.source_path_prefix + "/"
+    return [
+        replace(source, reason="place")
+        if source.hidden and source.reason is None and not str(source.original).startswith(prefix)
+        else source
+        for source in sources
+    ]
 
 
 def own_edits_of(catalog: Catalog) -> sql.SQL:

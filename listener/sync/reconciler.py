@@ -28,7 +28,7 @@ from listener.sync.marks import Marks, left_if_cut_off, to_the_end
 from listener.sync.outcome import Outcome, halving, record
 from listener.sync.people import Person
 from listener.sync.placing import Failure, Placer
-from listener.sync.plan import Planner, Sorted, Source, batch_params, by_source, job_params, sort
+from listener.sync.plan import Planner, Sorted, Source, batch_params, by_source, job_params, sort, without_place
 from listener.sync.removal import Removal
 
 log = logs.get("reconciler")
@@ -122,6 +122,8 @@ class Reconciler:
     ) -> None:
         sources = await self.planner.sources(connection, job, ids)
         links = await asyncio.to_thread(self.links, job)
+        if links.directory:
+            sources = without_place(sources, job)
         todo = sort(sources, job, self.planner.other_prefixes(job))
         # What a try of a larger batch found may be over: the source may have gone since.
         for id_ in {*ids, *(source.id for source in sources)}:
@@ -385,7 +387,7 @@ class Reconciler:
 
     def _path(self, job: Job, source: Source) -> str | None:
         try:
-            return self.layout.copy_original(job, source.original or "")
+            return self.layout.copy_original(job, source.original or "", source.id if source.hidden else None)
         except RefusedPathError:
             return None
 

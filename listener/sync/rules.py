@@ -45,7 +45,7 @@ class Rule:
     """
 
     key: tuple[str, ...] = ("assetId",)
-    values: Mapping[str, LiteralString] = field(default_factory=dict)
+    values: Mapping[str, LiteralString | sql.Composed] = field(default_factory=dict)
     own: frozenset[str] = frozenset()
     mend: Mapping[str, LiteralString | sql.Composed] = field(default_factory=dict)
     same: LiteralString = "TRUE"
@@ -59,9 +59,6 @@ _ASSET = Rule(
         "ownerId": "%(target_user)s",
         "libraryId": "%(target_library)s",
         "originalPath": "batch.original",
-        # Of the path: with the content's, the target's phone would not back up their own copy of the photo.
-        "checksum": "batch.checksum",
-        "checksumAlgorithm": "'sha1-path'",
         "isExternal": "true",
         "isOffline": "false",
         # What a library scan writes (up to 2.7).
@@ -69,7 +66,6 @@ _ASSET = Rule(
         "deviceAssetId": 'source."originalFileName"',
         # As the file has it, or a library scan would process the copy anew.
         "fileModifiedAt": "batch.modified",
-        "livePhotoVideoId": "coalesce(motion_batch.target_id, motion_copy.id)",
         # Groups of duplicates have no owner: the copy would join the source's.
         "duplicateId": "NULL",
         "stackId": "NULL",
@@ -110,14 +106,23 @@ def asset_rule(catalog: Catalog) -> Rule:
 
     Asked at the moment of writing: a date that they gave while the batch was under way must not be lost.
     """
+    embedded = query("plan", "embedded")
+    content = query("rows", "content").format(embedded=embedded)
+    values: dict[str, LiteralString | sql.Composed] = {
+        # Of the path: with the content's, the target's phone would not back up their own copy of the photo.
+        "checksum": query("rows", "checksum").format(content=content),
+        "checksumAlgorithm": query("rows", "checksum_algorithm").format(content=content),
+        "livePhotoVideoId": query("rows", "motion_part").format(embedded=embedded),
+    }
+    rule = replace(_ASSET, values={**_ASSET.values, **values})
     if not catalog.has("asset_exif", "lockedProperties"):
-        return _ASSET
+        return rule
     own = query("rows", "own_date").format(own=own_value("dateTimeOriginal"))
     dates: dict[str, LiteralString | sql.Composed] = {
         column: query("rows", "unless_own").format(own=own, column=sql.Identifier(column))
         for column in ("fileCreatedAt", "localDateTime")
     }
-    return replace(_ASSET, mend={**_ASSET.mend, **dates})
+    return replace(rule, mend={**rule.mend, **dates})
 
 
 _EXIF = Rule(
@@ -250,7 +255,9 @@ class Parts:
 def parts(catalog: Catalog, table: str, rule: Rule) -> Parts:
     """Compose the parts of one table's upsert from its rule and the columns that this Immich has."""
     names = [name for name in catalog.columns(table) if name not in _STAMPED]
-    values = [sql.SQL(rule.values[name]) if name in rule.values else sql.Identifier("source", name) for name in names]
+    values = [
+        _expression(rule.values[name]) if name in rule.values else sql.Identifier("source", name) for name in names
+    ]
     mended = [name for name in names if name not in rule.key and name not in rule.own]
     wanted = [
         _expression(rule.mend[name]) if name in rule.mend else sql.Identifier("excluded", name) for name in mended

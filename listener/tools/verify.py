@@ -8,10 +8,9 @@ of how copies are made, reads one snapshot of the database, and writes nothing.
 """
 
 import asyncio
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -24,13 +23,16 @@ from listener.immich.api import Features
 from listener.settings import Job
 from listener.tools.verify_extras import judge_extras
 from listener.tools.verify_files import (
+    check_checksums,
     check_originals,
     compare_files,
     find_orphan_files,
     find_orphan_links,
     unsafe,
 )
-from listener.tools.verify_model import Difference, Pair, Report, render
+from listener.tools.verify_ids import read_our_ids
+from listener.tools.verify_model import Difference, Pair, Report, SourceAsset, render
+from listener.tools.verify_motion import FOR_A_WHILE, expected_original, judge_motion_parts, users_of, with_same_content
 from listener.tools.verify_own import read_own
 from listener.tools.verify_people import judge_people
 from listener.tools.verify_rows import RowJudge
@@ -39,20 +41,7 @@ from listener.tools.verify_snapshot import Snapshot, open_snapshot
 __all__ = ["Difference", "Report", "render", "verify"]
 
 # A copy whose source is away for a while stays, in no view of Immich's.
-_FOR_A_WHILE = frozenset({"source.trashed", "source.offline", "source.library", "source.user", "source.still"})
 _EVERYTHING = Features(smart_search=True, facial_recognition=True, ocr=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """An asset of a job's source user; ``barrier`` names the rule that forbids sharing it."""
-
-    id: UUID
-    path: str
-    live: UUID | None
-    motion: bool
-    barrier: str | None
-    ready: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +83,9 @@ async def verify(
         snapshot = await open_snapshot(conn)
         sources = {job.name: await _read_sources(snapshot, job, features or _EVERYTHING, ml_wait) for job in jobs}
         copies = await _read_copies(snapshot, jobs)
+        paths = {(copy.users, copy.source): copy.path for copy in copies}
+        unmoved = {(copy.users, copy.source) for copy in copies if copy.unmoved}
+        sources = judge_motion_parts(jobs, sources, paths, unmoved)
         skipped = {
             (source, user): reason
             for source, user, reason in await snapshot.rows(
@@ -105,11 +97,12 @@ async def verify(
             for job, source, reason in await snapshot.rows("failures", {"jobs": [job.name for job in jobs]})
         }
         pairs, found = _match(jobs, sources, copies, failures)
+        pairs = await with_same_content(snapshot, pairs, sources)
         waiting = left_out = 0
         for job in jobs:
             lacking = _Lacking(job, sources[job.name], copies, skipped, failures)
-            paths = await snapshot.rows("paths_of_source", {"sources": [id_ for id_, _ in lacking.failed]})
-            missing_files = {source for source, path in paths if not _exists(path)}
+            needed = await snapshot.rows("paths_of_source", {"sources": [id_ for id_, _ in lacking.failed]})
+            missing_files = {source for source, path in needed if not _exists(path)}
             doubles = await _read_doubles(snapshot, job, [*lacking.forgotten, *lacking.skipped])
             found += lacking.differences(missing_files, doubles)
             waiting += lacking.waiting + len(missing_files)
@@ -122,13 +115,15 @@ async def verify(
         people = await judge_people(snapshot, jobs, pairs, own, media_root)
         found += await judge_extras(snapshot, jobs, pairs)
         originals = await judge.originals()
+        contents = await judge.contents()
         named = await judge.named_files()
         begun = await judge.begun()
         found += await judge.marks()
+        ours = await read_our_ids(snapshot, jobs, sources)
         rows = await judge.count_rows()
     found += [*wrong_paths, *people.differences]
     by_target = {pair.target: pair for pair in pairs}
-    found += _check_checksums(by_target, originals)
+    found += check_checksums(by_target, originals, contents)
 
     def look_at_disk() -> list[Difference]:
         times = [(target, path, modified) for target, path, _, modified in originals]
@@ -136,7 +131,7 @@ async def verify(
             *compare_files([*files, *people.thumbnails]),
             *check_originals(by_target, times, media_root),
             *find_orphan_links(jobs, named, media_root),
-            *find_orphan_files(jobs, named, begun, media_root),
+            *find_orphan_files(jobs, named, begun, ours.has, media_root),
         ]
 
     found += await asyncio.to_thread(look_at_disk)
@@ -151,7 +146,7 @@ async def verify(
     )
 
 
-async def _read_sources(snapshot: Snapshot, job: Job, features: Features, ml_wait: float) -> dict[UUID, _Source]:
+async def _read_sources(snapshot: Snapshot, job: Job, features: Features, ml_wait: float) -> dict[UUID, SourceAsset]:
     """Return all assets of the job's source user, each with what keeps it from being shared."""
     has_ocr = snapshot.has("asset_job_status", "ocrAt")
     rows = await snapshot.rows(
@@ -168,21 +163,7 @@ async def _read_sources(snapshot: Snapshot, job: Job, features: Features, ml_wai
         unedited=snapshot.unedited("file"),
         ocr_mark=sql.SQL('job."ocrAt"' if has_ocr else "NULL::timestamptz"),
     )
-    found = [_Source(*row) for row in rows]
-    stills = [s for s in found if s.live and not s.motion and not unsafe(s.path)]
-    motion_parts = {s.live for s in stills if s.barrier is None}
-    resting_parts = {s.live for s in stills if s.barrier in _FOR_A_WHILE}
-    sources = {}
-    for source in found:
-        barrier = source.barrier
-        if barrier is None and source.motion and source.id not in motion_parts:
-            # Hidden, and no shared photo's motion part: nobody but its owner is to see it.
-            barrier = "source.still" if source.id in resting_parts else "source.hidden"
-        if job.remove_copies and barrier is None:
-            # The job is there only to take its copies away.
-            barrier = "source.removed"
-        sources[source.id] = _Source(source.id, source.path, source.live, source.motion, barrier, bool(source.ready))
-    return sources
+    return {source.id: source for source in (SourceAsset(*row) for row in rows)}
 
 
 async def _read_copies(snapshot: Snapshot, jobs: Sequence[Job]) -> list[_Copy]:
@@ -201,7 +182,7 @@ async def _read_copies(snapshot: Snapshot, jobs: Sequence[Job]) -> list[_Copy]:
 
 def _match(
     jobs: Sequence[Job],
-    sources: Mapping[str, Mapping[UUID, _Source]],
+    sources: Mapping[str, Mapping[UUID, SourceAsset]],
     copies: Sequence[_Copy],
     failures: Mapping[tuple[str, UUID], str],
 ) -> tuple[list[Pair], list[Difference]]:
@@ -213,7 +194,7 @@ def _match(
         sharing = [job for job in of_users if _barrier(copy, sources[job.name]) is None]
         # A source that no job shares is judged by the job in whose place its copy lies.
         near = [job for job in of_users if (copy.path or "").startswith(job.target_path_prefix + "/")]
-        job = (sharing or near or of_users)[0]
+        job = ([job for job in sharing if job in near] or sharing or near or of_users)[0]
         if copy.path is None:
             # Immich's purge may have taken one that was away.
             if (job.name, copy.source) not in failures and not (copy.parked and not sharing):
@@ -225,7 +206,7 @@ def _match(
             if not near and rule in {"source.prefix", "source.removed"}:
                 # The copy of a job that is no more: it is kept, and lies in no place of these jobs.
                 continue
-            if rule in _FOR_A_WHILE or (rule == "source.prefix" and copy.unmoved):
+            if rule in FOR_A_WHILE or (rule == "source.prefix" and copy.unmoved):
                 found += _judge_parked(copy, job, rule)
                 continue
             found.append(Difference(rule, job.name, copy.source, copy.target, "the copy may not be there"))
@@ -233,11 +214,13 @@ def _match(
         if copy.parked:
             found.append(Difference("map.parked", job.name, copy.source, copy.target, "noted as away, and is shared"))
         source = sources[job.name][copy.source]
-        path = job.target_path_prefix + source.path.removeprefix(job.source_path_prefix)
-        pairs.append(Pair(job, copy.source, copy.target, source.path, path, source.motion, source.live))
-    targets = {(pair.job.name, pair.source): pair.target for pair in pairs}
-    linked = [Pair(p.job, p.source, p.target, p.source_path, p.path, p.motion, _live(p, targets)) for p in pairs]
-    return linked, found
+        path = expected_original(job, source)
+        pairs.append(
+            Pair(job, copy.source, copy.target, source.path, path, source.motion, source.live, source.extracted)
+        )
+    # The motion part may lie in the place of another job of the same users, and be away for a while.
+    targets = {(copy.users, copy.source): copy.target for copy in copies if copy.path is not None}
+    return [replace(p, live=targets.get((users_of(p.job), p.live)) if p.live else None) for p in pairs], found
 
 
 def _judge_parked(copy: _Copy, job: Job, rule: str) -> Iterator[Difference]:
@@ -250,11 +233,7 @@ def _judge_parked(copy: _Copy, job: Job, rule: str) -> Iterator[Difference]:
         yield Difference("parked.originalPath", job.name, copy.source, copy.target, f"something is at {copy.path}")
 
 
-def _live(pair: Pair, targets: Mapping[tuple[str, UUID], UUID]) -> UUID | None:
-    return targets.get((pair.job.name, pair.live)) if pair.live else None
-
-
-def _barrier(copy: _Copy, sources: Mapping[UUID, _Source]) -> str | None:
+def _barrier(copy: _Copy, sources: Mapping[UUID, SourceAsset]) -> str | None:
     """Return the rule that forbids this copy, None if it may be there."""
     source = sources.get(copy.source)
     if source is None:
@@ -270,7 +249,7 @@ class _Lacking:
     def __init__(
         self,
         job: Job,
-        sources: Mapping[UUID, _Source],
+        sources: Mapping[UUID, SourceAsset],
         copies: Sequence[_Copy],
         skipped: Mapping[tuple[UUID, UUID], str],
         failures: Mapping[tuple[str, UUID], str],
@@ -279,13 +258,16 @@ class _Lacking:
         self._sources = sources
         users = (job.source_user_id, job.target_user_id)
         self._copied = {copy.source for copy in copies if copy.users == users and copy.path is not None}
-        stills = {source.live: source for source in sources.values() if source.live and source.barrier is None}
+        stills: dict[UUID, list[SourceAsset]] = {}
+        for source in sources.values():
+            if source.live and source.barrier is None:
+                stills.setdefault(source.live, []).append(source)
         self.failed: list[tuple[UUID, str]] = []
         self.forgotten: list[UUID] = []
         self.skipped: dict[UUID, str] = {}
         self.waiting = 0
         for source in sources.values():
-            still = stills.get(source.id) if source.motion else None
+            of_part = stills.get(source.id, []) if source.motion else []
             reason = skipped.get((source.id, job.target_user_id))
             if source.barrier is None and reason is not None:
                 self.skipped[source.id] = reason
@@ -293,20 +275,20 @@ class _Lacking:
                 source.barrier
                 or source.id in self._copied
                 or reason is not None
-                or (still and (still.id, job.target_user_id) in skipped)
+                or (of_part and all((still.id, job.target_user_id) in skipped for still in of_part))
             ):
                 continue
             if (job.name, source.id) in failures:
                 self.failed.append((source.id, failures[job.name, source.id]))
-            elif not self._due(source, still):
+            elif not self._due(source, of_part):
                 self.waiting += 1
             else:
                 self.forgotten.append(source.id)
 
-    def _due(self, source: _Source, still: _Source | None) -> bool:
+    def _due(self, source: SourceAsset, stills: Sequence[SourceAsset]) -> bool:
         """Return whether the copy should be there: a live photo comes with both parts."""
-        if still:
-            return source.ready and still.id in self._copied
+        if stills:
+            return source.ready and any(still.id in self._copied for still in stills)
         motion = self._sources.get(source.live) if source.live else None
         return source.ready and (motion is None or motion.barrier is not None or motion.ready)
 
@@ -360,15 +342,3 @@ async def _find_orphan_assets(snapshot: Snapshot, jobs: Sequence[Job]) -> list[D
             for target, path, doubled in rows
         ]
     return found
-
-
-def _check_checksums(
-    pairs: Mapping[UUID, Pair], originals: Sequence[tuple[UUID, str, bytes, int]]
-) -> Iterator[Difference]:
-    """Compare with the hash of the path, which Immich gives to assets of external libraries.
-
-    With the hash of the content, the target's phone would not back up the user's own file of the same photo.
-    """
-    for target, path, checksum, _ in originals:
-        if checksum != hashlib.sha1(b"path:" + path.encode(), usedforsecurity=False).digest():
-            yield pairs[target].differs("asset.checksum", f"{checksum.hex()} is not the hash of path:{path}")

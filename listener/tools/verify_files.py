@@ -5,9 +5,10 @@ does not share its source's inode.
 """
 
 import filecmp
+import hashlib
 import os
 import stat
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -104,6 +105,29 @@ def compare_files(files: Sequence[GeneratedFile]) -> Iterator[Difference]:
             yield file.differs("inode", f"is no hard link to {file.source}, though others of its job are")
 
 
+def check_checksums(
+    pairs: Mapping[UUID, Pair],
+    originals: Sequence[tuple[UUID, str, bytes, int]],
+    contents: Mapping[UUID, tuple[bytes, bool]],
+) -> Iterator[Difference]:
+    """Compare with the hash of the path, which Immich gives to assets of external libraries.
+
+    With the hash of the content, the target's phone would not back up the user's own file of the same photo. But the
+    copy of a video that was taken out of a photo (Android) must have that: Immich would take it out again at the next
+    look into the photo, and delete the copy. ``contents``: that hash, and whether somebody else has it there.
+    """
+    for target, path, checksum, _ in originals:
+        of_path = hashlib.sha1(b"path:" + path.encode(), usedforsecurity=False).digest()
+        if pairs[target].extracted:
+            content, taken = contents[target]
+            if checksum != content and not (taken and checksum == of_path):
+                yield pairs[target].differs(
+                    "asset.checksum", f"{checksum.hex()} is not the hash of the content of {path}"
+                )
+        elif checksum != of_path:
+            yield pairs[target].differs("asset.checksum", f"{checksum.hex()} is not the hash of path:{path}")
+
+
 def check_originals(
     pairs: Mapping[UUID, Pair], copies: Iterable[tuple[UUID, str, int]], media_root: Path
 ) -> Iterator[Difference]:
@@ -124,7 +148,9 @@ def check_originals(
                     "asset.fileModifiedAt",
                     f"is {modified / 1e6:.6f} s, the original's is {source.st_mtime_ns / 1e9:.6f} s",
                 )
-            if pair.job.kind == "uploads" and not _below(folders.real(pair.source_path), real_media):
+            # A motion part from elsewhere is its still's, wherever it lies.
+            placed = _below(pair.source_path, pair.job.source_path_prefix)
+            if pair.job.kind == "uploads" and placed and not _below(folders.real(pair.source_path), real_media):
                 yield pair.differs("source.path", f"{pair.source_path} leads out of the media root")
         if path == pair.path and (fault := _link_fault(pair, source is not None, folders, real_media)):
             yield pair.differs(*fault)
@@ -163,17 +189,23 @@ def find_orphan_links(jobs: Iterable[Job], named: Collection[str], media_root: P
 
 
 def find_orphan_files(
-    jobs: Iterable[Job], named: Collection[str], begun: Collection[str], media_root: Path
+    jobs: Iterable[Job],
+    named: Collection[str],
+    begun: Collection[str],
+    ours: Callable[[UUID, str], bool],
+    media_root: Path,
 ) -> Iterator[Difference]:
-    """Find files in the target users' folders of generated files that no row of theirs names.
+    """Find files of copies in the target users' folders of generated files that no row of theirs names.
 
     ``begun``: ids of copies that could not be made so far, each recorded as a failure; their files are known.
+    ``ours``: tells for a target user whether an id is a copy's or a mirrored person's. Other files are Immich's own.
     """
     users = {job.target_user_id: job.name for job in reversed(list(jobs))}
     for user, job_name in users.items():
         for folder in GENERATED_FOLDERS:
             for path in _walk(str(media_root / folder / str(user))):
-                if path not in named and path.rpartition("/")[2][:36] not in begun:
+                id_ = path.rpartition("/")[2][:36]
+                if path not in named and id_ not in begun and ours(user, id_):
                     yield Difference("file.orphan", job_name, None, None, f"{path} belongs to no row")
 
 

@@ -46,10 +46,28 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceAsset:
+    """An asset of a job's source user; ``barrier`` names the rule that forbids sharing it.
+
+    place: it lies in the job's place. extracted: a video that Immich has taken out of a photo (Android).
+    """
+
+    id: UUID
+    path: str
+    live: UUID | None
+    motion: bool
+    place: bool
+    extracted: bool
+    barrier: str | None
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
     """A copy and the source that rightly stands for it.
 
-    ``path`` is where the copy's original belongs, ``live`` the copy of its motion part if it has one.
+    ``path`` is where the copy's original belongs, ``live`` the copy of its motion part if it has one. ``extracted``: a
+    video that Immich has taken out of a photo (Android).
     """
 
     job: Job
@@ -59,6 +77,7 @@ class Pair:
     path: str
     motion: bool
     live: UUID | None
+    extracted: bool = False
 
     def differs(self, rule: str, detail: str) -> Difference:
         """Return a difference of this pair."""

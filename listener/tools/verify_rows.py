@@ -264,6 +264,13 @@ class RowJudge:
             for target, path, checksum, modified in await self._db.rows("copies", self._params)
         ]
 
+    async def contents(self) -> dict[UUID, tuple[bytes, bool]]:
+        """Return the content's checksum, and whether another asset beside the copy has it, of extracted videos."""
+        extracted = [pair for pair in self._pairs.values() if pair.extracted]
+        params = {"sources": uuids(p.source for p in extracted), "targets": uuids(p.target for p in extracted)}
+        rows = await self._db.rows("contents", params) if extracted else []
+        return {target: (bytes(checksum), taken) for target, checksum, taken in rows}
+
     async def named_files(self) -> frozenset[str]:
         """Return every path that a row of one of the target users names."""
         users = {"target_users": uuids(self._job_of_user)}

@@ -18,13 +18,13 @@ STAMPS = frozenset({"id", "assetId", "createdAt", "updatedAt", "updateId"})
 _TABLES = (
     "asset", "asset_exif", "asset_file", "asset_job_status", "smart_search", "ocr_search", "asset_video",
     "asset_audio", "asset_keyframe", "asset_edit", "asset_ocr", FACE, "face_search", "person", "album",
-    "album_asset", "tag_asset", "tag_closure",
+    "album_asset", "tag_asset", "tag_closure", "asset_audit", "person_audit",
 )  # fmt: skip
 _TRACKING = tuple(
     f"_face_sync_{name}"
     for name in (
         "asset_map", "person_map", "face_map", "failure", "skipped", "base", "stack_map", "tag_map", "album_map",
-        "kept",
+        "kept", "intent",
     )
 )  # fmt: skip
 

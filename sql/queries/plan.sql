@@ -17,12 +17,15 @@ WITH named AS (
     FROM unnest(%(ids)s::uuid[]) AS asked(id)
     JOIN public._face_sync_skipped AS skipped ON skipped.other_asset_id = asked.id
     WHERE skipped.target_user_id IS NOT DISTINCT FROM %(target_user)s
-), closure AS (
+), parts AS (
     SELECT id FROM named
     UNION
     SELECT still."livePhotoVideoId" FROM named JOIN asset AS still USING (id) WHERE still."livePhotoVideoId" IS NOT NULL
+), closure AS (
+    -- Whatever is named, its motion part, and all stills of that: a part may have several, in the places of several jobs.
+    SELECT id FROM parts
     UNION
-    SELECT still.id FROM named JOIN asset AS still ON still."livePhotoVideoId" = named.id
+    SELECT still.id FROM parts JOIN asset AS still ON still."livePhotoVideoId" = parts.id
     WHERE still."ownerId" IS NOT DISTINCT FROM %(source_user)s
 ), own AS MATERIALIZED (
     -- Photos that the target user uploaded themselves and that may be the same: by content, or by name and
@@ -44,20 +47,13 @@ WITH named AS (
     -- May it be shared at all, is Immich done with it, and what is there of its copy?
     SELECT source.id, source."originalPath" AS original, source.visibility = 'hidden' AS hidden,
            source."livePhotoVideoId" AS motion, {encoded_video} AS encoded,
-           place.in_scope,
+           place.in_scope, place.in_pair, {embedded} AS embedded,
            -- Why it may not be shared, or not now; NULL where it may. First what is for good.
-           CASE
-               WHEN source.visibility = 'locked' THEN 'locked'
-               WHEN source.status = 'deleted' THEN 'deleted'
-               -- Never a copy of a copy.
-               WHEN copied.target_asset_id IS NOT NULL THEN 'copy'
-               WHEN %(remove_copies)s THEN 'asked'
-               -- Its path is the one that it had when it was copied: not its user took it out, the settings did.
-               WHEN NOT place.in_scope THEN CASE WHEN source."originalPath" = made.source_path THEN 'settings' ELSE 'moved' END
-               WHEN owner."deletedAt" IS NOT NULL OR library."deletedAt" IS NOT NULL THEN 'owner'
-               WHEN source."isOffline" THEN 'offline'
-               WHEN source."deletedAt" IS NOT NULL OR source.status <> 'active' THEN 'trashed'
-           END AS reason,
+           coalesce(reason.for_good, asked.reason, CASE WHEN NOT place.in_scope THEN reason.elsewhere END, reason.for_now)
+               AS reason,
+           -- As any job of these two users has it, and wherever it lies.
+           coalesce(reason.for_good, CASE WHEN NOT place.in_pair THEN reason.elsewhere END, reason.for_now) AS reason_in_pair,
+           coalesce(reason.for_good, asked.reason, reason.for_now) AS reason_anywhere,
            CASE
                WHEN status."metadataExtractedAt" IS NULL THEN 'metadata'
                WHEN source.visibility = 'hidden' THEN NULL
@@ -77,13 +73,36 @@ WITH named AS (
                     THEN source."libraryId" IS NULL AND NOT source."isExternal"
                     ELSE source."isExternal" AND source."libraryId" IS NOT NULL
                END
-               AND starts_with(source."originalPath", %(source_prefix)s || '/') AS in_scope
+               AND starts_with(source."originalPath", %(source_prefix)s || '/') AS in_scope,
+               EXISTS (
+                   SELECT FROM unnest(%(pair_uploads)s::boolean[], %(pair_prefixes)s::text[]) AS of_pair(uploads, prefix)
+                   WHERE CASE WHEN of_pair.uploads
+                              THEN source."libraryId" IS NULL AND NOT source."isExternal"
+                              ELSE source."isExternal" AND source."libraryId" IS NOT NULL
+                         END
+                     AND starts_with(source."originalPath", of_pair.prefix || '/')) AS in_pair
     ) AS place
     LEFT JOIN public._face_sync_asset_map AS copied ON copied.target_asset_id = source.id
     LEFT JOIN public._face_sync_asset_map AS made
            ON made.source_asset_id = source.id AND made.target_user_id = %(target_user)s
     JOIN "user" AS owner ON owner.id = source."ownerId"
     LEFT JOIN library ON library.id = source."libraryId"
+    CROSS JOIN LATERAL (
+        SELECT CASE
+                   WHEN source.visibility = 'locked' THEN 'locked'
+                   WHEN source.status = 'deleted' THEN 'deleted'
+                   -- Never a copy of a copy.
+                   WHEN copied.target_asset_id IS NOT NULL THEN 'copy'
+               END AS for_good,
+               -- Its path is the one that it had when it was copied: not its user took it out, the settings did.
+               CASE WHEN source."originalPath" = made.source_path THEN 'settings' ELSE 'moved' END AS elsewhere,
+               CASE
+                   WHEN owner."deletedAt" IS NOT NULL OR library."deletedAt" IS NOT NULL THEN 'owner'
+                   WHEN source."isOffline" THEN 'offline'
+                   WHEN source."deletedAt" IS NOT NULL OR source.status <> 'active' THEN 'trashed'
+               END AS for_now
+    ) AS reason
+    CROSS JOIN LATERAL (SELECT CASE WHEN %(remove_copies)s THEN 'asked' END AS reason) AS asked
     LEFT JOIN asset_job_status AS status ON status."assetId" = source.id
     CROSS JOIN LATERAL (
         SELECT count(DISTINCT file.type) AS needed FROM asset_file AS file
@@ -114,6 +133,28 @@ WITH named AS (
         LIMIT 1
     ) AS double ON true
     WHERE source."ownerId" IS NOT DISTINCT FROM %(source_user)s
+), still AS (
+    SELECT candidate.*,
+           candidate.double_id IS NULL AND NOT EXISTS (
+               SELECT FROM public._face_sync_skipped AS removed
+               WHERE removed.source_asset_id = candidate.id AND removed.target_user_id = %(target_user)s
+                 AND removed.reason = 'removed by target') AS wanted,
+           EXISTS (
+               SELECT FROM public._face_sync_asset_map AS made JOIN asset AS copy ON copy.id = made.target_asset_id
+               WHERE made.source_asset_id = candidate.id AND made.target_user_id = %(target_user)s) AS copied
+    FROM candidate
+    WHERE candidate.motion IS NOT NULL
+), claim AS (
+    -- What the stills of a motion part say: those of this job, and those of all jobs of these two users.
+    SELECT still.motion AS id,
+           bool_or(still.in_scope) AS in_scope,
+           bool_or(still.wanted AND still.reason IS NULL) AS shared,
+           bool_or(still.wanted AND still.reason IS NULL AND still.waiting IS NULL) AS ready,
+           bool_or(still.wanted AND still.reason_in_pair IS NULL) AS shared_in_pair,
+           bool_or(still.wanted AND still.reason_in_pair IS NULL AND still.copied) AS copied,
+           bool_or(still.reason_in_pair IN ('settings', 'owner', 'offline', 'trashed')) AS for_now
+    FROM still
+    GROUP BY still.motion
 )
 SELECT closure.id,
        -- The id that the copy has, or had before its source went, or that a new one gets at every try.
@@ -121,26 +162,21 @@ SELECT closure.id,
                 pg_temp.copy_id(closure.id, %(target_user)s)) AS target_id,
        candidate.original,
        -- A motion part is judged by its stills, and shared once one of them is ready. One that is shared stays: an
-       -- upgrade of Immich brings new work for all stills.
+       -- upgrade of Immich brings new work for all stills. It is shared once for all jobs of these two users: the first
+       -- that needs it makes it in its place, and there it stays while any still of it is shared. A real second file
+       -- must itself be in the place of one of these jobs; one that was taken out of its still lies with Immich.
        CASE
            WHEN candidate.id IS NULL THEN 'gone'
            WHEN NOT candidate.hidden THEN candidate.reason
-           WHEN EXISTS (
-               SELECT FROM candidate AS still
-               WHERE still.motion = candidate.id AND still.in_scope AND still.reason IS NULL
-                 AND (still.waiting IS NULL OR map.target_asset_id IS NOT NULL)
-                 AND still.double_id IS NULL
-                 AND NOT EXISTS (
-                     SELECT FROM public._face_sync_skipped AS removed
-                     WHERE removed.source_asset_id = still.id AND removed.target_user_id = %(target_user)s
-                       AND removed.reason = 'removed by target')) THEN candidate.reason
-           WHEN EXISTS (
-               SELECT FROM candidate AS still
-               WHERE still.motion = candidate.id AND still.reason IN ('settings', 'owner', 'offline', 'trashed'))
-               THEN coalesce(candidate.reason, 'still')
+           WHEN lies.with_another_job THEN 'hidden'
+           WHEN NOT candidate.in_pair AND NOT candidate.embedded THEN coalesce(candidate.reason, 'hidden')
+           WHEN CASE WHEN lies.here THEN claim.shared_in_pair
+                     WHEN map.target_asset_id IS NOT NULL THEN claim.shared
+                     ELSE claim.ready END THEN candidate.reason_anywhere
+           WHEN claim.for_now THEN coalesce(candidate.reason_anywhere, 'still')
            ELSE 'hidden'
        END AS reason,
-       coalesce(candidate.in_scope, false) AS in_scope,
+       coalesce(candidate.in_scope OR candidate.hidden AND claim.in_scope, false) AS in_scope,
        candidate.waiting,
        map.target_asset_id IS NOT NULL AS mapped,
        -- A mark of a job that is no more is anybody's of these users.
@@ -149,9 +185,11 @@ SELECT closure.id,
        map.parked IS NOT NULL AS parked,
        map.parked IS NOT NULL AND copy."isOffline" AND copy."deletedAt" IS NOT NULL AND copy.visibility = 'hidden'
            AND copy.status = 'active' AS out_of_sight,
-       -- Its row is gone, and not by its user's will: its library went, or Immich's purge took it while it was parked.
+       -- Its row is gone, and not by its user's will: its library went, or Immich's purge took it while it was parked. Or
+       -- it is a motion part, and the copy of its still is there: Immich took the video out of that once more.
        map.target_asset_id IS NOT NULL AND copy.id IS NULL
-           AND (coalesce(map.parked->>'status' <> 'trashed', false)
+           AND (coalesce(candidate.hidden AND claim.copied, false)
+                OR coalesce(map.parked->>'status' <> 'trashed', false)
                 OR NOT EXISTS (
                     SELECT FROM library
                     WHERE library.id = map.library_id AND library."deletedAt" IS NULL
@@ -162,7 +200,8 @@ SELECT closure.id,
        skipped.reason AS skipped,
        {own_edits} AS own_edits,
        candidate.double_id,
-       candidate.double_reason
+       candidate.double_reason,
+       coalesce(candidate.hidden, false) AS hidden
 FROM closure
 LEFT JOIN candidate ON candidate.id = closure.id
 LEFT JOIN public._face_sync_asset_map AS map
@@ -176,8 +215,18 @@ LEFT JOIN public._face_sync_skipped AS skipped
        ON skipped.source_asset_id = closure.id AND skipped.target_user_id = %(target_user)s
 LEFT JOIN asset AS copy ON copy.id = map.target_asset_id AND copy."ownerId" IS NOT DISTINCT FROM %(target_user)s
 LEFT JOIN public._face_sync_base AS base ON base.target_asset_id = copy.id
+LEFT JOIN claim ON claim.id = closure.id
+CROSS JOIN LATERAL (
+    SELECT coalesce(starts_with(copy."originalPath", %(target_prefix)s || '/'), false) AS here,
+           coalesce((SELECT bool_or(starts_with(copy."originalPath", other.prefix || '/'))
+                     FROM unnest(%(other_prefixes)s::text[]) AS other(prefix)), false) AS with_another_job
+) AS lies
 -- Motion parts first: where a batch is split, they are there before their stills.
 ORDER BY candidate.hidden DESC NULLS LAST
+
+-- name: embedded
+-- A motion part that Immich has taken out of its still (Android): it lies there for ever, whatever the storage template.
+(NOT source."isExternal" AND source."originalPath" ~ '/encoded-video/.+-MP[.]mp4$')
 
 -- name: ocr_missing
 -- Immich 2.2+ reads text in photos.

@@ -77,6 +77,7 @@ INSERT INTO asset AS mine ({columns})
 SELECT {values}
 FROM batch
 JOIN asset AS source ON source.id = batch.source_id
+CROSS JOIN LATERAL (SELECT source."livePhotoVideoId" AS id) AS motion_id
 LEFT JOIN batch AS motion_batch ON motion_batch.source_id = source."livePhotoVideoId"
 LEFT JOIN public._face_sync_asset_map AS motion
        ON motion.source_asset_id = source."livePhotoVideoId" AND motion.target_user_id = %(target_user)s
@@ -96,6 +97,32 @@ WHERE {differs}
  FROM (SELECT coalesce((SELECT (map.parked->>'visibility')::asset_visibility_enum FROM public._face_sync_asset_map AS map
                         WHERE map.target_asset_id = mine.id), mine.visibility) AS visibility) AS now
  LEFT JOIN public._face_sync_base AS base ON base.target_asset_id = mine.id)
+
+-- name: content
+-- Whenever Immich reads the metadata of an Android motion photo, it takes the video out of it again and deletes the
+-- part that was there before, unless this owner has an asset of the same content in that library: so the copy of such
+-- a part has its source's checksum. One is enough: no two may have the same.
+({embedded} AND NOT EXISTS (
+    SELECT FROM asset AS other
+    WHERE other.checksum = source.checksum AND other."ownerId" = %(target_user)s
+      AND other."libraryId" = %(target_library)s AND other.id <> batch.target_id))
+
+-- name: checksum
+CASE WHEN {content} THEN source.checksum ELSE batch.checksum END
+
+-- name: checksum_algorithm
+CASE WHEN {content} THEN source."checksumAlgorithm" ELSE 'sha1-path' END
+
+-- name: motion_part
+-- The copy of the still's motion part. Where Immich has taken the video out of the copy itself, or another still has
+-- the same one, the part that is there is as good.
+coalesce(motion_batch.target_id, motion_copy.id, (
+    SELECT same.id
+    FROM asset AS source
+    JOIN asset AS same ON same.checksum = source.checksum
+    WHERE source.id = motion_id.id AND {embedded}
+      AND same."ownerId" = %(target_user)s AND same."libraryId" = %(target_library)s AND same.visibility = 'hidden'
+    LIMIT 1))
 
 -- name: upsert_children
 -- Rows that belong to an asset, each with its source's values: made, or mended where they differ.

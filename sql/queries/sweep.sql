@@ -23,8 +23,9 @@ WITH page AS MATERIALIZED (
     FROM (
         (SELECT asset.id FROM asset
          WHERE asset.id > %(after)s AND asset."ownerId" IS NOT DISTINCT FROM %(source_user)s
-           AND asset."isExternal" <> %(uploads)s
-           AND starts_with(asset."originalPath", %(source_prefix)s || '/')
+           AND (asset."isExternal" <> %(uploads)s AND starts_with(asset."originalPath", %(source_prefix)s || '/')
+                -- Motion parts that Immich has taken out of photos of a library (Android) lie with Immich.
+                OR NOT %(uploads)s AND asset.visibility = 'hidden' AND NOT asset."isExternal" AND asset."libraryId" IS NOT NULL)
          ORDER BY asset.id LIMIT %(limit)s)
         UNION
         -- Copies of another job of the same users are that one's to look at. Asked one by one, by the key.

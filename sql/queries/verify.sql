@@ -17,25 +17,27 @@ WHERE class.oid IN (SELECT to_regclass(quote_ident(name)) FROM unnest(%(tables)s
 GROUP BY class.relname
 
 -- name: sources
--- Every asset of the source user, with the first reason why this job may not share it (NULL: it may) and
--- whether Immich has finished with it. Machine learning that is off or never comes is waited for no longer
+-- Every asset of the source user: whether it lies in this job's place, whether it is a video that Immich has taken out
+-- of a photo (Android), the first other reason why this job may not share it (NULL: it may), and whether Immich has
+-- finished with it. Machine learning that is off or never comes is waited for no longer
 -- than the limit. The motion part of a live photo gets metadata only.
 SELECT
     asset.id,
     asset."originalPath",
     asset."livePhotoVideoId",
     asset.visibility = 'hidden',
+    starts_with(asset."originalPath", %(prefix)s::text || '/')
+    AND CASE %(kind)s::text
+        WHEN 'external' THEN asset."isExternal"
+        ELSE NOT asset."isExternal" AND asset."libraryId" IS NULL
+    END,
+    NOT asset."isExternal" AND strpos(asset."originalPath", '/encoded-video/') > 0
+    AND right(asset."originalPath", 7) = '-MP.mp4',
     CASE
         WHEN asset.visibility = 'locked' THEN 'source.locked'
         WHEN asset.status = 'deleted' THEN 'source.deleted'
         WHEN EXISTS (SELECT FROM _face_sync_asset_map AS map WHERE map.target_asset_id = asset.id)
             THEN 'source.copy'
-        WHEN NOT starts_with(asset."originalPath", %(prefix)s::text || '/')
-            OR CASE %(kind)s::text
-                WHEN 'external' THEN NOT asset."isExternal"
-                ELSE asset."isExternal" OR asset."libraryId" IS NOT NULL
-            END
-            THEN 'source.prefix'
         WHEN (SELECT owner."deletedAt" FROM "user" AS owner WHERE owner.id = asset."ownerId") IS NOT NULL
             THEN 'source.user'
         WHEN EXISTS (
@@ -256,11 +258,42 @@ CROSS JOIN LATERAL (
 WHERE rule.broken
 
 -- name: rule_checksum_algorithm
--- Immich 2.7+.
+-- Immich 2.7+. What the checksum itself must be is judged beside it.
 SELECT pair.source, pair.target, 'asset.checksumAlgorithm', copy."checksumAlgorithm"::text
 FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS pair (source, target)
 JOIN asset AS copy ON copy.id = pair.target
-WHERE copy."checksumAlgorithm"::text <> 'sha1-path'
+JOIN asset AS source ON source.id = pair.source
+WHERE copy."checksumAlgorithm"::text
+    <> CASE WHEN copy.checksum = source.checksum THEN source."checksumAlgorithm"::text ELSE 'sha1-path' END
+
+-- name: contents
+-- The checksum of the content of each of these sources, and whether another asset of the target has it in the library
+-- of the copies: Immich allows one.
+SELECT pair.target, source.checksum, EXISTS (
+    SELECT
+    FROM asset AS other
+    JOIN asset AS copy ON copy.id = pair.target
+    WHERE other.checksum = source.checksum
+      AND other."ownerId" = copy."ownerId"
+      AND other."libraryId" = copy."libraryId"
+      AND other.id <> copy.id
+)
+FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS pair (source, target)
+JOIN asset AS source ON source.id = pair.source
+
+-- name: same_content
+-- For these copies of stills: the hidden asset beside them that has the content of their source's motion part, if they
+-- name it. As good as a copy of that part: Immich takes it out of the photo by itself.
+SELECT copy.id, copy."livePhotoVideoId"
+FROM unnest(%(targets)s::uuid[], %(parts)s::uuid[]) AS pair (target, part)
+JOIN asset AS copy ON copy.id = pair.target
+JOIN asset AS part ON part.id = pair.part
+JOIN asset AS same
+    ON same.id = copy."livePhotoVideoId"
+    AND same.checksum = part.checksum
+    AND same."ownerId" = copy."ownerId"
+    AND same."libraryId" = copy."libraryId"
+    AND same.visibility = 'hidden'
 
 -- name: rule_device
 -- Up to Immich 2.7: what a library scan itself would write there.
@@ -433,6 +466,26 @@ SELECT mark.target_user_id, mark.source_asset_id, mark.target_asset_id
 FROM _face_sync_intent AS mark
 WHERE mark.target_user_id = ANY(%(target_users)s)
   AND NOT EXISTS (SELECT FROM _face_sync_failure AS failure WHERE failure.source_asset_id = mark.source_asset_id)
+
+-- name: our_ids
+-- Copies and mirrored people that are, or were, on record: by target user.
+SELECT target_user_id, target_asset_id FROM _face_sync_asset_map WHERE target_user_id = ANY(%(target_users)s)
+UNION
+SELECT target_user_id, target_person_id FROM _face_sync_person_map WHERE target_user_id = ANY(%(target_users)s)
+UNION
+SELECT target_user_id, target_asset_id FROM _face_sync_intent WHERE target_user_id = ANY(%(target_users)s)
+UNION
+SELECT target_user_id, target_asset_id FROM _face_sync_kept WHERE target_user_id = ANY(%(target_users)s)
+
+-- name: source_people
+SELECT person."ownerId", person.{person_id} FROM person WHERE person."ownerId" = ANY(%(source_users)s)
+
+-- name: deleted_assets
+-- For as long as Immich tells phones of them.
+SELECT audit."ownerId", audit."assetId" FROM asset_audit AS audit WHERE audit."ownerId" = ANY(%(source_users)s)
+
+-- name: deleted_people
+SELECT audit."ownerId", audit.{audit_person} FROM person_audit AS audit WHERE audit."ownerId" = ANY(%(source_users)s)
 
 -- name: named_encoded_videos
 -- Up to Immich 2.5.
