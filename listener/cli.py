@@ -15,7 +15,7 @@ from uuid import UUID
 import typer
 import yaml
 
-from listener import inputs, preflight, roles, settings, tracking, triggers
+from listener import inputs, preflight, roles, settings, tracking, triggers, upkeep
 from listener.database import Connection
 from listener.immich import api
 from listener.immich.layout import Layout
@@ -91,6 +91,7 @@ def triggers_install() -> None:
     async def install(connection: Connection) -> triggers.InstallResult:
         found = await preflight.check_immich(connection)
         await tracking.migrate(connection)
+        await upkeep.note_guarded(connection, [job.target_path_prefix for job in loaded.jobs], _layout(loaded))
         guard = await preflight.guard_needed(connection, found, loaded.jobs, _layout(loaded))
         return await triggers.install(connection, guard=guard)
 

@@ -17,7 +17,7 @@ from listener.ops.metrics import Metrics
 from listener.settings import Settings
 from listener.sweep import Sweep
 from listener.sync.reconciler import Reconciler
-from listener.upkeep import Upkeep
+from listener.upkeep import Upkeep, note_guarded
 
 log = logs.get("startup")
 
@@ -49,6 +49,7 @@ async def prepare(connection: Connection, settings: Settings, metrics: Metrics, 
     applied = await tracking.migrate(connection)
     if applied:
         log.info("tracking tables are ready", versions=applied)
+    await note_guarded(connection, [job.target_path_prefix for job in settings.jobs], layout)
     users = {user for job in settings.jobs for user in (job.source_user_id, job.target_user_id)}
     unheard_before = await tracking.set_watched_users(connection, users)
     for left in await preflight.leftovers(connection, settings.jobs):

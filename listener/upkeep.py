@@ -4,15 +4,42 @@ Where nobody installed them, nothing is done, and the sweep is all there is. Ins
 and a role that owns Immich's tables; where one of them is not to be had now, it is tried again at each look.
 """
 
+import asyncio
+import json
+from collections.abc import Iterable
+
 from listener import tracking, triggers
 from listener.database import Connection
+from listener.immich.layout import Layout, empty
 from listener.ops import logs
 from listener.ops.metrics import Metrics
+from listener.sync.files import OriginalLinks
 
 log = logs.get("upkeep")
 
 # Immich waits behind our lock for as long as we wait for it.
 _LOCK_TIMEOUT_MS = 500
+# Key of _face_sync_meta, which guard_original.sql reads.
+_GUARDED = "guarded prefixes"
+
+
+async def note_guarded(connection: Connection, prefixes: Iterable[str], layout: Layout) -> None:
+    """Note for the guard which target prefixes lead through a symlinked directory. Raises psycopg.Error.
+
+    By it the guard knows copies that the map does not know. Those noted before stay while they lead so. Nothing is done
+    where there are no tracking tables; where the
+    external root is not mounted, what was noted stays.
+    """
+    noted = await tracking.read_note(connection, _GUARDED)
+    now = await asyncio.to_thread(_guarded, {*prefixes, *json.loads(noted or "[]")}, layout)
+    if now is not None and now != noted:
+        await tracking.write_note(connection, _GUARDED, now)
+
+
+def _guarded(prefixes: Iterable[str], layout: Layout) -> str | None:
+    if empty(layout.external_root):
+        return None
+    return json.dumps(sorted(prefix for prefix in prefixes if OriginalLinks(layout, prefix).directory))
 
 
 class Upkeep:

@@ -5,11 +5,12 @@ Each release runs with both ways a copy can lead to its original; that the dange
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
+import psycopg
 import pytest
 import yaml
 
@@ -139,6 +140,66 @@ def test_through_a_directory_the_guard_keeps_the_originals(
     # What no guard prevents, and what check warns of
     assert set(contents(home.photos)) - set(before) == {"edited.jpg.xmp"}
     assert "becomes the source's too" in house.command("check").stdout
+
+
+@contextmanager
+def map_locked(house: House) -> Iterator[None]:
+    """As by VACUUM FULL, REINDEX or a migration."""
+    with psycopg.connect(house.immich.conninfo) as other:
+        other.execute("LOCK TABLE _face_sync_asset_map IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+@contextmanager
+def map_absent(house: House) -> Iterator[None]:
+    house.query("DROP TABLE _face_sync_asset_map")
+    yield
+
+
+@contextmanager
+def copies_forgotten(house: House) -> Iterator[None]:
+    """As where our tables were made anew, and the copies are not known again yet."""
+    house.query("DELETE FROM _face_sync_asset_map")
+    yield
+
+
+# Each way on each release: tests/triggers/test_guard.py.
+@pytest.mark.parametrize(
+    ("release", "blinded"), zip(GUARDED, (map_locked, map_absent, copies_forgotten, map_locked), strict=True)
+)
+def test_where_the_guard_cannot_know_the_originals_stay_too(
+    release: str, blinded: Callable[[House], AbstractContextManager[None]], neighbours: Callable[[str], Neighbours]
+) -> None:
+    home = neighbours(release)
+    house = home.house
+    home.prefix.symlink_to(home.photos)
+    home.add(*NAMES)
+    before = contents(home.photos)
+    house.install_triggers()
+    with house.running():
+        house.settled()
+    copies = home.copies()
+    own = home.alice.assets()[0]
+    with blinded(house):
+        delete_in_every_way(home, copies)
+        home.alice.trash(own)
+    assert contents(home.photos) == before
+    assert not home.bob.asset(copies["restored.jpg"])["isOffline"]
+    home.alice.restore(own)
+    assert not home.alice.asset(own)["isOffline"]
+
+
+def test_an_older_guard_is_none(neighbours: Callable[[str], Neighbours]) -> None:
+    home = neighbours("3.0.3")
+    house = home.house
+    home.prefix.symlink_to(home.photos)
+    house.install_triggers()
+    house.query("COMMENT ON FUNCTION _face_sync.guard_original() IS 'immich-shared-library 0123'")
+    assert "outdated" in house.command("triggers", "status").stdout
+    # Its role may not bring it up to date itself.
+    refused = house.command("run")
+    assert refused.returncode == 2
+    assert "Run: listener triggers install" in refused.stderr
 
 
 @pytest.mark.parametrize("release", [GUARDED[0], GUARDED[-1]])

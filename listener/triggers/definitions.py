@@ -28,6 +28,7 @@ EVENTS: Final = ("insert", "update", "delete")
 FUNCTIONS: Final = ("notify_change", "guard_original", "immich_uuid_v7")
 
 GUARD: Final = "_face_sync_guard"
+GUARD_FUNCTION: Final = "guard_original"
 QUERIES: Final = "queries/triggers.sql"
 
 

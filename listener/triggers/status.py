@@ -1,5 +1,6 @@
 """Looks at what is installed: compares the catalog with what install would make."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -12,6 +13,7 @@ from listener.triggers.definitions import (
     EVENTS,
     FUNCTIONS,
     GUARD,
+    GUARD_FUNCTION,
     QUERIES,
     TABLES,
     function_definition,
@@ -116,14 +118,15 @@ async def status(conn: psycopg.AsyncConnection, *, guard: bool | None = None) ->
     queries = sqlfiles.named_queries(QUERIES)
     async with conn.transaction(), conn.cursor(row_factory=class_row(_TriggerRow)) as cursor:
         comments = await function_comments(conn)
-        guard_state = await _guard_state(conn, guard)
+        functions = tuple(_function_status(name, comments) for name in FUNCTIONS)
+        guard_state = await _guard_state(conn, guard, functions)
         await cursor.execute(queries["trigger_states"], {"tables": list(TABLES)})
         rows = await cursor.fetchall()
 
     found = {(row.table_name, row.name): _trigger_state(row) for row in rows}
     present = {row.table_name for row in rows if row.present}
     return TriggerStatus(
-        functions=tuple(_function_status(name, comments) for name in FUNCTIONS),
+        functions=functions,
         tables=tuple(
             _table_status(table, found) if table in present else TableStatus(table, "absent") for table in TABLES
         ),
@@ -138,7 +141,9 @@ async def function_comments(conn: psycopg.AsyncConnection) -> dict[str, str | No
         return dict(await cursor.fetchall())
 
 
-async def _guard_state(conn: psycopg.AsyncConnection, needed: bool | None) -> GuardState:
+async def _guard_state(
+    conn: psycopg.AsyncConnection, needed: bool | None, functions: Sequence[FunctionStatus]
+) -> GuardState:
     async with conn.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(sqlfiles.named_queries(QUERIES)["guard_state"], {"trigger": GUARD})
         row = await cursor.fetchone()
@@ -147,7 +152,9 @@ async def _guard_state(conn: psycopg.AsyncConnection, needed: bool | None) -> Gu
     enabled, ours, comment = row
     if needed is False:
         return "left over"
-    if not ours or comment != guard_definition().comment:
+    # An older function may let an original go where this one does not.
+    function = {each.name: each.state for each in functions}[GUARD_FUNCTION]
+    if not ours or comment != guard_definition().comment or function != "installed":
         return "outdated"
     return "installed" if enabled else "disabled"
 

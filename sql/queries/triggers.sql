@@ -57,9 +57,14 @@ WHERE t.tgrelid = to_regclass('public.asset') AND t.tgname = %(trigger)s AND NOT
 
 -- name: guard_deleted
 -- Copies that were in the trash before the guard came: Immich's nightly purge deletes them without another UPDATE.
+-- Which are copies, guard_original.sql says.
 UPDATE public.asset AS copy SET "isOffline" = true
-FROM public._face_sync_asset_map AS map
-WHERE copy.id = map.target_asset_id AND copy."deletedAt" IS NOT NULL AND NOT copy."isOffline"
+WHERE copy."deletedAt" IS NOT NULL AND NOT copy."isOffline"
+  AND (EXISTS (SELECT FROM public._face_sync_asset_map AS map WHERE map.target_asset_id = copy.id)
+       OR copy."isExternal" AND EXISTS (
+           SELECT FROM public._face_sync_meta AS note
+           CROSS JOIN LATERAL jsonb_array_elements_text(note.value::jsonb) AS guarded(prefix)
+           WHERE note.key = 'guarded prefixes' AND starts_with(copy."originalPath", guarded.prefix || '/')))
 
 -- name: triggers_to_drop
 -- Every trigger that calls a function of ours, on whatever table and by whatever name: an older or newer
