@@ -1,13 +1,15 @@
 """Are the disks there? An empty folder where a disk should be is not read as "everything was deleted".
 
 What is looked at before each batch of a job is cheap: a file or a folder or two on each of the roots. Only where
-something is missing are the rows asked whether there should be something. A job whose folders are away pauses:
-nothing of it is made, mended or removed. When they are back, the listener starts anew, as after a lost connection:
-what the folders lead to is judged again, and everything is looked at.
+something is missing are the rows asked whether there should be something. A job whose folders are away pauses, and so
+does one below whose target prefix no link can be made: nothing of it is made or mended, no file is removed. Rows that
+nobody may see any more go all the same. When the folders are back, the listener starts anew, as after a lost
+connection: what they lead to is judged again, and everything is looked at.
 """
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +22,16 @@ from listener.immich.layout import Layout, empty
 from listener.ops import http, logs
 from listener.ops.metrics import Metrics
 from listener.settings import Job
+from listener.sync import trial
+from listener.sync.files import OriginalLinks
 
 log = logs.get("mounts")
 
 EVERY = 2.0
 """How often the folders are looked at while there is no work, in seconds."""
+# How long after a trial of a link has failed it is tried again, in seconds: at first, and at most.
+_TRIED_AGAIN = 5.0
+_TRIED_AT_MOST = 60.0
 _MARK = ".immich"
 _THUMBS = "thumbs"
 _UNKNOWN = "a folder is empty or not there, and a lock on Immich's tables keeps us from asking what should be in it"
@@ -45,8 +52,17 @@ class Suspect:
     asked: Literal["names_files", "names_originals", "names_online"]
 
 
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What a trial of a link has shown: why none can be made, or None; when it is tried again, and the pause before."""
+
+    words: str | None
+    again_at: float
+    pause: float
+
+
 class Mounts:
-    """Which jobs pause because their folders are away; tells readiness, the metric and the log.
+    """Which jobs pause because their folders are away or take no links; tells readiness, the metric and the log.
 
     `begin` comes before all else.
     """
@@ -57,15 +73,17 @@ class Mounts:
         self._readiness = readiness
         self._marked: frozenset[str] = frozenset()
         self._away: dict[str, str] = {}
+        self._tried: dict[str, Tried] = {}
         readiness.met(http.Condition.MOUNTED)
 
     async def begin(self, connection: Connection, layout: Layout) -> None:
         """Begin anew with the folders as they were seen, and read where Immich put its marks. Raises psycopg.Error."""
         self._layout = layout
+        self._tried.clear()
         self._marked = await _marked(connection)
 
-    async def paused(self, connection: Connection, job: Job) -> bool:
-        """Tell whether a job must not be worked on now.
+    async def paused(self, connection: Connection, job: Job, *, makes: bool = True) -> bool:
+        """Tell whether nothing may be made or mended for a job now. ``makes``: whether it makes copies at all.
 
         Raises MountedAgainError when that is over, SwappedError where a disk came or went unseen, psycopg.Error.
         """
@@ -73,6 +91,8 @@ class Mounts:
             words = await missing(connection, job, self._layout, self._marked)
         except psycopg.errors.LockNotAvailable:
             words = _UNKNOWN
+        if words is None and makes:
+            words = await self._untried(connection, job)
         if words is not None:
             self._pause(job, words)
         elif self._away.pop(job.name, None) is not None:
@@ -84,13 +104,24 @@ class Mounts:
             await asyncio.to_thread(self._layout.confirm)
         return words is not None
 
+    async def _untried(self, connection: Connection, job: Job) -> str | None:
+        """Try a link below the job's prefix, once in a session; where that fails, again after a growing pause."""
+        known = self._tried.get(job.target_path_prefix)
+        if known is not None and (known.words is None or time.monotonic() < known.again_at):
+            return known.words
+        words = await untried(connection, job, self._layout)
+        pause = _TRIED_AGAIN if known is None else min(_TRIED_AT_MOST, 2 * known.pause)
+        self._tried[job.target_path_prefix] = Tried(words, time.monotonic() + pause, pause)
+        return words
+
     def _pause(self, job: Job, words: str) -> None:
         if self._away.get(job.name) == words:
             return
         self._away[job.name] = words
         self._tell(job)
         log.warning(
-            "a folder is not mounted: the job pauses, nothing is made or removed until it is back",
+            "a folder is not mounted or cannot be used: the job pauses, nothing is made until that is over. "
+            "What nobody may see any more is taken out of Immich all the same; its files are removed afterwards",
             job=job.name,
             reason=words,
         )
@@ -125,10 +156,28 @@ async def missing(connection: Connection, job: Job, layout: Layout, marked: froz
     return None
 
 
+async def untried(connection: Connection, job: Job, layout: Layout) -> str | None:
+    """Try a link below the target prefix of a job that makes some: return in words what is wrong, None if nothing is.
+
+    Raises SwappedError where a disk came or went meanwhile, psycopg.Error.
+    """
+    if job.remove_copies or OriginalLinks(layout, job.target_path_prefix).directory:
+        return None
+    params = {"source_user": job.source_user_id, "folder": job.source_path_prefix}
+    originals: list[str] = []
+    # Where rows are locked, a link to nothing has to do.
+    with contextlib.suppress(psycopg.errors.LockNotAvailable):
+        originals = [row[0] for row in await fetch(connection, query("mounts", "some_originals"), params)]
+    words = await asyncio.to_thread(trial.problem, layout, job.target_path_prefix, originals)
+    return words and f"{words}. Copies would be seen, and their originals could not be opened: none is made until then"
+
+
 async def problems(connection: Connection, jobs: Sequence[Job], layout: Layout) -> list[str]:
     """Return why these jobs cannot be worked on now, one line each. Raises psycopg.Error."""
     marked = await _marked(connection)
-    found = [(job, await missing(connection, job, layout, marked)) for job in jobs]
+    found = [
+        (job, await missing(connection, job, layout, marked) or await untried(connection, job, layout)) for job in jobs
+    ]
     return [f"job {job.name!r}: {words}" for job, words in found if words is not None]
 
 

@@ -6,7 +6,7 @@ Nothing here writes.
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from listener import database, roles
 from listener.database import Connection, fetch, query, uuids
 from listener.immich import catalog
 from listener.immich.layout import Layout, empty
+from listener.immich.libraries import Library, covering, exclusion
 from listener.settings import Job
 from listener.sync.files import OriginalLinks
 
@@ -48,14 +49,15 @@ Way = Literal["links", "directory", "elsewhere"]
 through one that leads elsewhere than to the source's files."""
 
 
-async def check(connection: Connection, jobs: Sequence[Job], layout: Layout) -> catalog.Catalog:
-    """Return the catalog of an Immich that these jobs fit. Raises RefusedError."""
+Problems = Mapping[str, tuple[str, ...]]
+"""Why jobs cannot be served: by the job's name, one line for each reason. A job that can be is not in it."""
+
+
+async def check(connection: Connection) -> catalog.Catalog:
+    """Return the catalog of an Immich that the role in use may work with. Raises RefusedError."""
     found = await check_immich(connection)
     if missing := await roles.lacking(connection, found):
         raise RefusedError([_lacking(connection.info.user, missing)])
-    problems = [problem for job in jobs for problem in await job_problems(connection, found, job, layout)]
-    if problems:
-        raise RefusedError(problems)
     return found
 
 
@@ -75,32 +77,79 @@ async def check_immich(connection: Connection) -> catalog.Catalog:
         raise RefusedError([str(error)]) from error
 
 
-async def job_problems(connection: Connection, found: catalog.Catalog, job: Job, layout: Layout) -> list[str]:
-    """Return why this job cannot be run, one line for each reason."""
-    rows = await fetch(
-        connection,
-        query("preflight", "job"),
-        {"source_user": job.source_user_id, "target_user": job.target_user_id, "library": job.target_library_id},
-    )
-    source_known, target_known, library_owner, exclusions = rows[0]
-    problems = []
-    if not source_known and not await _has_copies(connection, found, job):
-        problems.append(f"job {job.name!r}: source_user_id {job.source_user_id} is no user of this Immich: correct it")
-    if not target_known:
-        problems.append(f"job {job.name!r}: target_user_id {job.target_user_id} is no user of this Immich: correct it")
-    if library_owner is None:
-        problems.append(
-            f"job {job.name!r}: target_library_id {job.target_library_id} is no library of this Immich: correct it"
-        )
-    elif library_owner != job.target_user_id:
-        problems.append(
-            f"job {job.name!r}: the library {job.target_library_id} is not the target user's: "
-            "make an external library whose owner is the target user, and name that"
-        )
-    elif exclusions:
-        problems.extend(_exclusion_problems(job, exclusions))
-    problems.extend(_original_problems(job, found, layout))
+async def unfit(
+    connection: Connection,
+    found: catalog.Catalog,
+    jobs: Sequence[Job],
+    layout: Layout,
+    *,
+    excluding: Collection[str] | None = None,
+) -> Problems:
+    """Return the jobs that cannot be served as users, libraries and folders are now. Raises psycopg.Error.
+
+    excluding: whose target libraries' exclusion patterns are asked for; None for all.
+    """
+    by_name = {job.name: job for job in jobs}
+    params = {**_users_of(jobs), "names": list(by_name), "libraries": uuids(job.target_library_id for job in jobs)}
+    rows = await fetch(connection, query("preflight", "jobs"), params)
+    libraries = [Library(*row) for row in await fetch(connection, query("preflight", "libraries"), {})]
+    problems = {}
+    for name, source_known, target_known, library_owner, exclusions in rows:
+        job = by_name[name]
+        lines = []
+        if not source_known and not await _has_copies(connection, found, job):
+            lines.append(f"source_user_id {job.source_user_id} is no user of this Immich: correct it")
+        if not target_known:
+            lines.append(f"target_user_id {job.target_user_id} is no user of this Immich: correct it")
+        if library_owner is None:
+            lines.append(f"target_library_id {job.target_library_id} is no library of this Immich: correct it")
+        elif library_owner != job.target_user_id:
+            lines.append(
+                f"the library {job.target_library_id} is not the target user's: "
+                "make an external library whose owner is the target user, and name that"
+            )
+        elif excluding is None or name in excluding:
+            lines.extend(_exclusion_problems(exclusions))
+        lines.extend(await asyncio.to_thread(_folder_problems, job, found, layout, libraries))
+        if lines:
+            problems[name] = tuple(f"job {name!r}: {line}" for line in lines)
     return problems
+
+
+async def look_again(
+    connection: Connection, found: catalog.Catalog, jobs: Sequence[Job], layout: Layout, was: Problems
+) -> None:
+    """Raise ChangedError if other jobs can be served now than when they were judged. Raises psycopg.Error.
+
+    An exclusion pattern that comes to the library of a job that is served takes its copies offline, which is mended: it
+    is no reason to stop now.
+    """
+    now = await unfit(connection, found, jobs, layout, excluding=was)
+    if now != was:
+        names = sorted(name for name in {*now, *was} if now.get(name) != was.get(name))
+        raise catalog.ChangedError(
+            f"users, libraries or folders of {', '.join(f'job {name!r}' for name in names)} are not as they were"
+        )
+
+
+async def refuse_if_nothing_is_left(
+    connection: Connection, found: catalog.Catalog, jobs: Sequence[Job], problems: Problems
+) -> None:
+    """Raise RefusedError where no job can be served, and none has copies that may have to go. Raises psycopg.Error."""
+    if any(job.name not in problems for job in jobs):
+        return
+    if found.has("_face_sync_asset_map"):
+        rows = await fetch(connection, query("preflight", "copies_between"), _users_of(jobs))
+        if rows[0][0]:
+            return
+    raise RefusedError([line for job in jobs for line in problems[job.name]])
+
+
+def _users_of(jobs: Sequence[Job]) -> dict[str, str]:
+    return {
+        "sources": uuids(job.source_user_id for job in jobs),
+        "targets": uuids(job.target_user_id for job in jobs),
+    }
 
 
 async def _has_copies(connection: Connection, found: catalog.Catalog, job: Job) -> bool:
@@ -111,16 +160,41 @@ async def _has_copies(connection: Connection, found: catalog.Catalog, job: Job) 
     return bool(rows[0][0])
 
 
-def _original_problems(job: Job, found: catalog.Catalog, layout: Layout) -> list[str]:
-    where = f"job {job.name!r}: target_path_prefix {job.target_path_prefix!r} leads through a symlink"
+def _folder_problems(job: Job, found: catalog.Catalog, layout: Layout, libraries: Sequence[Library]) -> Iterator[str]:
+    where = f"target_path_prefix {job.target_path_prefix!r} leads through a symlink"
     match way(job, layout):
         case "elsewhere":
-            return [f"{where} to another place than source_path_prefix: use a directory of its own"]
+            yield f"{where} to another place than source_path_prefix: use a directory of its own"
         case "directory" if not keeps_offline(found) and not job.accept_risk:
             danger = "deleting a copy would delete the source's original, and nothing can keep this Immich from it"
             todo = "Use a directory of its own, or upgrade Immich to 2.4 or later (accept_risk: true goes on anyway)"
-            return [f"{where}: {danger}. {todo}"]
-    return []
+            yield f"{where}: {danger}. {todo}"
+    # A job that removes its copies is a cure.
+    if not job.accept_risk and not job.remove_copies:
+        for words in covered(job, found, libraries):
+            yield f"{words} (accept_risk: true goes on anyway)"
+
+
+async def covered_by(connection: Connection, found: catalog.Catalog, job: Job) -> list[str]:
+    """Return in words which libraries other than the job's own take in its copies. Raises psycopg.Error."""
+    libraries = [Library(*row) for row in await fetch(connection, query("preflight", "libraries"), {})]
+    return await asyncio.to_thread(lambda: list(covered(job, found, libraries)))
+
+
+def covered(job: Job, found: catalog.Catalog, libraries: Sequence[Library]) -> Iterator[str]:
+    """Yield in words which of these libraries, but the job's own, take in its copies as photos of their owners'."""
+    for library in libraries:
+        if library.id == job.target_library_id:
+            continue
+        path = covering(library, job.target_path_prefix, expressions=found.person_groups)
+        if path is not None:
+            pattern = exclusion(job.target_path_prefix, expressions=found.person_groups)
+            yield (
+                f"the library {library.name!r} of {library.owner} has the import path {path!r}, and target_path_prefix "
+                f"{job.target_path_prefix!r} is in its reach: a scan takes all copies in as photos of {library.owner}. "
+                "In Immich (Administration, External Libraries), give it a narrower import path or the exclusion "
+                f"pattern {pattern!r}; or take a target_path_prefix that is out of its reach"
+            )
 
 
 def way(job: Job, layout: Layout) -> Way:
@@ -128,7 +202,7 @@ def way(job: Job, layout: Layout) -> Way:
     if not OriginalLinks(layout, job.target_path_prefix).directory:
         return "links"
     # A folder within the source's would give every copy the path of another photo, or of none.
-    same = os.path.realpath(job.target_path_prefix) == os.path.realpath(job.source_path_prefix)
+    same = layout.leads_to(job.target_path_prefix) == layout.leads_to(job.source_path_prefix)
     return "directory" if same else "elsewhere"
 
 
@@ -151,18 +225,21 @@ async def guard_needed(
     return any(way(job, layout) == "directory" for job in jobs) or await endangered(connection, layout) > 0
 
 
-def refuse_unguarded(found: catalog.Catalog, jobs: Sequence[Job], layout: Layout, *, guarded: bool) -> None:
-    """Raise RefusedError for jobs that need the guard while it is not there."""
+def unguarded(found: catalog.Catalog, jobs: Sequence[Job], layout: Layout, *, guarded: bool) -> Problems:
+    """Return the jobs that need the guard while it is not there."""
     if guarded or not keeps_offline(found):
-        return
-    problems = [
-        f"job {job.name!r}: target_path_prefix {job.target_path_prefix!r} leads through a symlink, and the trigger "
-        "that keeps Immich from deleting the source's originals is not there. Run: listener triggers install"
+        return {}
+    return {
+        job.name: (
+            (
+                f"job {job.name!r}: target_path_prefix {job.target_path_prefix!r} leads through a symlink, and the "
+                "trigger that keeps Immich from deleting the source's originals is not there, or is an older one. "
+                "Run: listener triggers install"
+            ),
+        )
         for job in jobs
         if way(job, layout) == "directory"
-    ]
-    if problems:
-        raise RefusedError(problems)
+    }
 
 
 async def endangered(connection: Connection, layout: Layout) -> int:
@@ -208,9 +285,9 @@ async def _any_tables(connection: Connection) -> bool:
     return bool(rows[0][0])
 
 
-def _exclusion_problems(job: Job, exclusions: Sequence[str]) -> list[str]:
+def _exclusion_problems(exclusions: Sequence[str]) -> list[str]:
     return [
-        f"job {job.name!r}: the target library's exclusion pattern {pattern!r} takes every copy offline at each "
+        f"the target library's exclusion pattern {pattern!r} takes every copy offline at each "
         "library scan: remove the pattern in Immich (Administration, External Libraries)"
         for pattern in exclusions
         if pattern in _EVERYTHING

@@ -24,6 +24,7 @@ from listener.immich.layout import SwappedError
 from listener.ops import http, logs
 from listener.ops.metrics import Metrics
 from listener.ownership import Ownership
+from listener.refusals import Refusals
 from listener.settings import Job, Settings
 from listener.sync.outcome import Outcome, tell
 from listener.sync.reconciler import Reconciler
@@ -62,7 +63,8 @@ class Service:
         # A source and its copy are two keys, and people are shared: one batch at a time for each target user.
         self._alone: defaultdict[UUID, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waiting: dict[str, Counter[str]] = {}
-        # Of those that a sweep names just now: whatever failed, or waits for Immich.
+        # Of those that a sweep names just now, for which job: whatever failed, or waits for Immich.
+        self._swept: Job | None = None
         self._named: set[UUID] = set()
         self._unsettled: set[UUID] = set()
         self._totals: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -74,6 +76,7 @@ class Service:
         self._owner = uuid4()
         self._ownership = Ownership(settings.jobs, self._owner)
         self._mounts = mounts.Mounts(self.metrics, self.readiness)
+        self._refusals = Refusals(settings.jobs, self.metrics, self.readiness)
         self._address = Address(settings)
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._pool = self._new_pool()
@@ -167,6 +170,7 @@ class Service:
             self._ownership.lost()
             self.queue.clear()
             await self._mounts.begin(connection, ready.reconciler.layout)
+            self._refusals.begin(ready)
             self._pool = self._new_pool()
             await self._pool.open()
             tasks = [
@@ -228,11 +232,15 @@ class Service:
         self.readiness.met(http.Condition.LISTENING)
         ready = self._ready
         if ready is not None:
-            before = partial(recovery.clean_up, connection, ready.reconciler)
+            before = partial(self._clean_up, connection, ready)
             sweep_now |= bool(await self._ownership.take(connection, before))
         # When all jobs are taken: a sweep begun earlier would leave some out.
         if sweep_now:
             self._sweep_now.set()
+
+    async def _clean_up(self, connection: Connection, ready: startup.Ready, job: Job) -> None:
+        if not self._refusals.holds(job):
+            await recovery.clean_up(connection, ready.reconciler, job)
 
     async def _sweep_often(self, ready: startup.Ready) -> None:
         while True:
@@ -272,16 +280,14 @@ class Service:
     async def _sweep_job(self, ready: startup.Ready, connection: Connection, job: Job, asks: list[str]) -> None:
         """Name what may need work, a page after the other, and note what is settled. Those who asked hear of it."""
         before = self._totals[job.name].copy()
-        if await self._mounts.paused(connection, job):
-            if asks:
-                await self._answer(connection, job, asks, before, looked_at=0, total=0, ended=True)
-            return
+        self._swept = job
+        # Where the folders are away, only the rows are looked at.
+        on_disk = not await self._only_removes(connection, job)
         total = await ready.sweep.how_many(connection, job) if asks else 0
         looked_at = 0
         usable = await ready.reconciler.album_usable(connection, job)
-        pages = ready.sweep.pages(
-            connection, job, ready.reconciler.links(job), album_usable=usable, everything=bool(asks)
-        )
+        links = ready.reconciler.links(job) if on_disk else None
+        pages = ready.sweep.pages(connection, job, links, album_usable=usable, everything=bool(asks))
         async for page in pages:
             if asks:
                 await self._answer(connection, job, asks, before, looked_at=looked_at, total=total)
@@ -328,7 +334,13 @@ class Service:
             await asyncio.sleep(mounts.EVERY)
             async with self._pool.connection() as connection:
                 for job in self._ownership.jobs:
-                    await self._mounts.paused(connection, job)
+                    await self._only_removes(connection, job)
+                await self._refusals.look_again(connection)
+
+    async def _only_removes(self, connection: Connection, job: Job) -> bool:
+        """Tell whether for this job rows are taken away only: it is refused, or its folders are away."""
+        refused = self._refusals.holds(job)
+        return await self._mounts.paused(connection, job, makes=not refused) or refused
 
     async def _reconcile_batches(self, ready: startup.Ready) -> None:
         while not self._stop.is_set():
@@ -353,21 +365,23 @@ class Service:
                     if self._holding:
                         # While it waited here.
                         return set(batch.keys)
-                    if await self._mounts.paused(connection, job):
-                        # What a pause leaves out, the sweep after it names again.
+                    rows_only = await self._only_removes(connection, job)
+                    if rows_only and job is self._swept:
+                        # What is left out now, the sweep names again when the job is worked on.
                         self._unsettled |= self._named
-                        continue
-                    failed |= await self._reconcile_job(reconciler, connection, job, batch)
+                    failed |= await self._reconcile_job(reconciler, connection, job, batch, rows_only=rows_only)
         return failed
 
-    async def _reconcile_job(self, reconciler: Reconciler, connection: Connection, job: Job, batch: Batch) -> set[Key]:
+    async def _reconcile_job(
+        self, reconciler: Reconciler, connection: Connection, job: Job, batch: Batch, *, rows_only: bool
+    ) -> set[Key]:
         failed: set[Key] = set()
         if assets := batch.ids("asset"):
-            outcome = await reconciler.assets(connection, job, assets)
+            outcome = await reconciler.assets(connection, job, assets, rows_only=rows_only)
             self._count(job, batch, outcome, len(assets))
             failed |= {Key("asset", id_) for id_ in outcome.failed}
             failed |= {Key("person", id_) for id_ in outcome.failed_people}
-        if people := batch.ids("person"):
+        if (people := batch.ids("person")) and not rows_only:
             outcome = await reconciler.people(connection, job, people)
             failed |= {Key("person", id_) for id_ in outcome.failed_people}
         return failed

@@ -26,6 +26,7 @@ log = logs.get("startup")
 class Ready:
     """What works for the catalog that was found.
 
+    refused: jobs that cannot be served, each with its problems; unfit: those that users, libraries and folders refuse.
     unheard_before: transactions below this id may have changed things before the triggers spoke for our users; None
     where they spoke for them all along.
     """
@@ -34,18 +35,28 @@ class Ready:
     reconciler: Reconciler
     sweep: Sweep
     unheard_before: str | None
+    unfit: preflight.Problems
+    refused: preflight.Problems
 
 
 async def prepare(connection: Connection, settings: Settings, metrics: Metrics, upkeep: Upkeep) -> Ready:
-    """Read what this Immich is, and bring our tables there. Raises RefusedError, TrackingError or psycopg.Error."""
+    """Read what this Immich is, judge the jobs, and bring our tables there.
+
+    A job that cannot be served is refused by itself. Raises RefusedError where none can be served, and none has copies
+    that may have to go; TrackingError or psycopg.Error.
+    """
     prefixes = [Path(prefix) for job in settings.jobs for prefix in (job.source_path_prefix, job.target_path_prefix)]
     layout = await asyncio.to_thread(Layout(settings.media_root, settings.external_root).as_seen, prefixes)
-    catalog = await preflight.check(connection, settings.jobs, layout)
+    catalog = await preflight.check(connection)
+    unfit = await preflight.unfit(connection, catalog, settings.jobs, layout)
+    await preflight.refuse_if_nothing_is_left(connection, catalog, settings.jobs, unfit)
     for warning in catalog.warnings():
         log.warning(warning)
     guard = await preflight.guard_needed(connection, catalog, settings.jobs, layout)
     installed = await upkeep.put_back(connection, guard=guard)
-    preflight.refuse_unguarded(catalog, settings.jobs, layout, guarded=installed.guard == "installed")
+    unguarded = preflight.unguarded(catalog, settings.jobs, layout, guarded=installed.guard == "installed")
+    refused = {name: (*unfit.get(name, ()), *unguarded.get(name, ())) for name in {*unfit, *unguarded}}
+    await preflight.refuse_if_nothing_is_left(connection, catalog, settings.jobs, refused)
     applied = await tracking.migrate(connection)
     if applied:
         log.info("tracking tables are ready", versions=applied)
@@ -74,5 +85,5 @@ async def prepare(connection: Connection, settings: Settings, metrics: Metrics, 
         ml_wait=settings.ml_wait,
     )
     await recovery.mend_notes(connection, reconciler, settings.jobs)
-    house = (settings.link_mode, features, *settings.jobs)
-    return Ready(catalog, reconciler, Sweep.compose(catalog, reconciler.planner, house), unheard_before)
+    sweep = Sweep.compose(catalog, reconciler.planner, (settings.link_mode, features, *settings.jobs))
+    return Ready(catalog, reconciler, sweep, unheard_before, unfit, refused)

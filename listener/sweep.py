@@ -88,11 +88,11 @@ class Sweep:
         )
 
     async def pages(
-        self, connection: Connection, job: Job, links: OriginalLinks, *, album_usable: bool, everything: bool
+        self, connection: Connection, job: Job, links: OriginalLinks | None, *, album_usable: bool, everything: bool
     ) -> AsyncIterator[Page]:
         """Yield what may need work, a page at a time: at most PAGE keys are in memory, and no transaction lasts.
 
-        everything: also what is as it was left.
+        everything: also what is as it was left. Without links no file is looked at, as where folders are away.
         """
         rows = await fetch(connection, self.circumstances, job_params(job))
         others = self.planner.other_prefixes(job)
@@ -144,13 +144,13 @@ def _params(job: Job) -> dict[str, Any]:
 
 
 def _found(
-    kind: Literal["asset", "person"], rows: Sequence[Sequence[Any]], links: OriginalLinks, *, everything: bool
+    kind: Literal["asset", "person"], rows: Sequence[Sequence[Any]], links: OriginalLinks | None, *, everything: bool
 ) -> list[Found]:
     """Pass over what is known and in place."""
     return [
         Found(Key(kind, id_), state, other_id)
         for id_, other_id, state, known, link, original, files in rows
-        if everything or not known or not _in_place(links, link, original, files or ())
+        if everything or not known or (links is not None and not _in_place(links, link, original, files or ()))
     ]
 
 

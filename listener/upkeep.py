@@ -26,9 +26,8 @@ _GUARDED = "guarded prefixes"
 async def note_guarded(connection: Connection, prefixes: Iterable[str], layout: Layout) -> None:
     """Note for the guard which target prefixes lead through a symlinked directory. Raises psycopg.Error.
 
-    By it the guard knows copies that the map does not know. Those noted before stay while they lead so. Nothing is done
-    where there are no tracking tables; where the
-    external root is not mounted, what was noted stays.
+    By it the guard knows copies that the map does not know. What was noted before stays while it leads so. Nothing is
+    done where there are no tracking tables, and while the external root is not mounted.
     """
     noted = await tracking.read_note(connection, _GUARDED)
     now = await asyncio.to_thread(_guarded, {*prefixes, *json.loads(noted or "[]")}, layout)

@@ -29,7 +29,10 @@ class RefusedPathError(Exception):
 
 
 class SwappedError(Exception):
-    """Another folder is where one of Immich's was a moment ago, or none: a disk came or went. The text names it."""
+    """Another folder is where one of Immich's was a moment ago, or none: a disk came or went. The text names it.
+
+    Or a prefix of a job leads elsewhere than it did when the jobs were judged.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +56,14 @@ class Layout:
     """The two roots that Immich and we both see.
 
     seen: which folders they were when we began, see `as_seen`. Where that is known, nothing is made or removed in
-    others.
+    others. leads: where paths led then, through symlinks. Whatever depends on that is judged by it, and by nothing that
+    is looked up later.
     """
 
     media_root: Path
     external_root: Path
     seen: Mapping[Path, Identity] = field(default_factory=dict, compare=False)
+    leads: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def media(self) -> Root:
@@ -74,18 +79,31 @@ class Layout:
         """Return this layout with the folders that are there now, and others; those that are not are not asked for.
 
         The roots must stay the same folders. Of those below them only the disk counts: some file systems give folders
-        new inode numbers as they go.
+        new inode numbers as they go. And where the others lead is noted: a folder that is made where there was none
+        leads nowhere else.
         """
+        others = [*others]
         below = {*(self.media_root / name for name in _FILE_FOLDERS), *others} - {self.media_root, self.external_root}
+        leads = {str(path): os.path.realpath(path) for path in (*others, self.external_root)}
         found = {folder: identity(folder) for folder in (self.media_root, self.external_root)}
         found |= {folder: at and at[:1] for folder in below for at in [identity(folder)]}
-        return replace(self, seen={folder: at for folder, at in found.items() if at is not None})
+        return replace(self, seen={folder: at for folder, at in found.items() if at is not None}, leads=leads)
 
     def confirm(self) -> None:
-        """Raise SwappedError unless all folders are those that were seen."""
+        """Raise SwappedError unless all folders are those that were seen, and lead where they led."""
         for folder, was in self.seen.items():
             now = identity(folder)
             Root(folder, was).confirm(now and now[: len(was)])
+        for path, led in self.leads.items():
+            leads = os.path.realpath(path)
+            if leads != led:
+                raise SwappedError(
+                    f"{path} leads to {leads} now, and led to {led} when the jobs were judged: they are judged anew"
+                )
+
+    def leads_to(self, path: str) -> str:
+        """Return where a path leads through symlinks; where that was noted when we began, what was noted."""
+        return self.leads.get(path) or os.path.realpath(path)
 
     def relative(self, path: str, root: str) -> str:
         """Return ``path`` below ``root``. Raises RefusedPathError if it is not plainly below it."""

@@ -30,7 +30,8 @@ class Condition(StrEnum):
     DATABASE = "not connected to Immich's database"
     LISTENING = "notifications are not proven to arrive"
     FIRST_SWEEP = "the first sweep is not done"
-    MOUNTED = "a folder is not mounted"
+    MOUNTED = "a folder is not mounted or cannot be used"
+    SERVED = "a job is refused"
 
 
 class Readiness:

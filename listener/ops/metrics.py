@@ -32,7 +32,10 @@ class Metrics:
         self.files = self._counter("files", "Files made (hardlink, copy, reflink, symlink) or removed.", "how")
         self.failures = self._counter("failures", "Failed tries to make or change a copy.", "job", "reason")
         self.waiting = self._gauge("waiting_sources", "Sources that wait to be ready.", "job", "reason")
-        self.paused = self._gauge("paused", "1 while a job pauses because a folder of its is not mounted.", "job")
+        self.paused = self._gauge(
+            "paused", "1 while a job pauses because a folder of its is not mounted, or takes no links.", "job"
+        )
+        self.refused = self._gauge("refused", "1 while a job cannot be served as it is configured, else 0.", "job")
         self.latency = self._histogram(
             "latency_seconds", "Time from a change in Immich to the finished copy.", _LATENCY
         )

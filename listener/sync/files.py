@@ -182,16 +182,17 @@ class OriginalLinks:
     """The originals of one job's copies: each an own symlink below the target prefix.
 
     Where the target prefix leads through a symlinked directory to the source's files, there is nothing to link:
-    ``directory`` is then true, and no link is ever made or taken away.
+    ``directory`` is then true, and no link is ever made or taken away. source_prefix: no original may be a link that
+    leads out of it.
     """
 
-    def __init__(self, layout: Layout, target_prefix: str) -> None:
+    def __init__(self, layout: Layout, target_prefix: str, source_prefix: str | None = None) -> None:
         self._layout = layout
         self._prefix = target_prefix
+        self._source_prefix = source_prefix
         root = str(layout.external_root)
-        own = os.path.realpath(root) + target_prefix.removeprefix(root)
-        real = os.path.realpath(target_prefix)
-        self.directory = real != own
+        own = layout.leads_to(root) + target_prefix.removeprefix(root)
+        self.directory = layout.leads_to(target_prefix) != own
 
     def holds(self, path: str) -> bool:
         """Tell whether a path is below the target prefix."""
@@ -200,13 +201,32 @@ class OriginalLinks:
     def modified_ns(self, original: str) -> int:
         """Return the modification time of a source's original in ns. Raises FileProblemError."""
         try:
-            return self._layout.inside_roots(original).stat().st_mtime_ns
+            found = self._layout.inside_roots(original).lstat()
+            if not stat.S_ISLNK(found.st_mode):
+                return found.st_mtime_ns
+            self._refuse_way_out(original)
+            return Path(original).stat().st_mtime_ns
         except RefusedPathError as error:
             raise FileProblemError("refused", str(error)) from error
         except FileNotFoundError as error:
             raise FileProblemError("missing", f"the original {original!r} is missing") from error
         except OSError as error:
             raise FileProblemError(_kind(error), f"cannot read the original {original!r}: {_words(error)}") from error
+
+    def _refuse_way_out(self, original: str) -> None:
+        """Raise FileProblemError for a link that leads out of the source prefix, and out of its own folder."""
+        if self._source_prefix is None:
+            return
+        real = os.path.realpath(original)
+        # A folder within the library may be a symlink: what is in it is part of the library.
+        within = {os.path.realpath(self._source_prefix), os.path.realpath(os.path.dirname(original))}  # noqa: PTH120
+        if not any(real.startswith(folder.rstrip("/") + "/") for folder in within):
+            raise FileProblemError(
+                "refused",
+                f"the original {original!r} is itself a symlink, and leads to {real!r}, out of the shared folder "
+                f"{self._source_prefix!r}: it is no photo of its own, such as a copy that this program once made, "
+                "and is not shared. If it is to be, put the file itself there",
+            )
 
     def link(self, path: str, original: str) -> How:
         """Make the link of one copy.

@@ -78,7 +78,7 @@ class Reconciler:
 
     def links(self, job: Job) -> OriginalLinks:
         """Return how the originals of this job's copies are linked."""
-        return OriginalLinks(self.layout, job.target_path_prefix)
+        return OriginalLinks(self.layout, job.target_path_prefix, job.source_path_prefix)
 
     async def assets(
         self, connection: Connection, job: Job, ids: Sequence[UUID], *, rows_only: bool = False

@@ -1,7 +1,8 @@
 """Looks at everything around the copies that could go wrong, and says of each whether it is well.
 
 One finding is one line: what was looked at, ``ok``, ``warning`` or ``danger``, and what to do. A danger is
-something that loses photos or copies. The only thing written is a file in ``thumbs/``, which goes again at once.
+something that loses photos or copies, or shows them to others. All that is written is a file in ``thumbs/`` and a link
+where the copies' are, which go again at once.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
-from listener import preflight, triggers
+from listener import mounts, preflight, triggers
 from listener.database import Connection, fetch, query
 from listener.immich import api
 from listener.immich.catalog import Catalog
@@ -44,14 +45,20 @@ async def check(connection: Connection, settings: Settings) -> tuple[Finding, ..
     guard = await preflight.guard_needed(connection, found, settings.jobs, layout)
     installed = await triggers.status(connection, guard=guard)
     findings = [*await _immich(settings), *_triggers(installed), *await asyncio.to_thread(_folders, layout)]
+    unfit = await preflight.unfit(connection, found, settings.jobs, layout)
     for job in settings.jobs:
         subject = f"job {job.name!r}"
-        problems = await preflight.job_problems(connection, found, job, layout)
+        problems = unfit.get(job.name, ())
         findings += [Finding(subject, "danger", problem.removeprefix(f"{subject}: ")) for problem in problems]
         if not problems:
             findings.append(Finding(subject, "ok", "its users are there, and the library is the target user's"))
         findings += _originals(found, job, layout, installed)
+        findings += await _links(connection, job, layout)
         findings += await _library(connection, job)
+        if job.accept_risk or job.remove_copies:
+            # Else said of the job already.
+            covered = await preflight.covered_by(connection, found, job)
+            findings += [Finding(f"library of {job.name!r}", "danger", words) for words in covered]
     findings += [
         Finding("copies", "warning", str(left)) for left in await preflight.leftovers(connection, settings.jobs)
     ]
@@ -149,6 +156,11 @@ def _originals(found: Catalog, job: Job, layout: Layout, installed: triggers.Tri
         return [Finding(subject, "danger", text)]
     text = f"{through}: the guard keeps the source's originals when copies are deleted. {_EDITS}"
     return [Finding(subject, "warning", text)]
+
+
+async def _links(connection: Connection, job: Job, layout: Layout) -> list[Finding]:
+    words = await mounts.untried(connection, job, layout)
+    return [Finding(f"links of {job.name!r}", "danger", words)] if words is not None else []
 
 
 async def _library(connection: Connection, job: Job) -> list[Finding]:

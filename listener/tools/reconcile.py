@@ -106,6 +106,8 @@ async def _reconcile(settings: Settings, jobs: Sequence[Job], assets: Sequence[U
         listening = await connections.enter_async_context(await connect(settings.conninfo))
         await listening.execute(query("channel", "listen_progress"))
         ready = await startup.prepare(listening, settings, Metrics(), Upkeep(Metrics()))
+        if refused := [line for job in jobs for line in ready.refused.get(job.name, ())]:
+            raise preflight.RefusedError(refused)
         if problems := await mounts.problems(listening, jobs, ready.reconciler.layout):
             raise preflight.RefusedError(problems)
         writing = await connections.enter_async_context(Pool(settings.conninfo, 1, owner))

@@ -35,3 +35,10 @@ SELECT EXISTS (
     WHERE asset."ownerId" = %(source_user)s AND asset."deletedAt" IS NULL AND NOT asset."isOffline"
       AND starts_with(asset."originalPath", %(folder)s || '/')
 )
+
+-- name: some_originals
+-- A few photos that the job may share: whether a link to one of them can be read is tried once in each session.
+SELECT asset."originalPath" FROM asset
+WHERE asset."ownerId" = %(source_user)s AND asset."deletedAt" IS NULL AND NOT asset."isOffline"
+  AND starts_with(asset."originalPath", %(folder)s || '/')
+LIMIT 3

@@ -1,10 +1,23 @@
--- name: job
--- Are the users, and the target's library, there and as the job says? A source user who was removed is no
+-- name: jobs
+-- Are the users of each job, and the target's library, there and as the job says? A source user who was removed is no
 -- mistake of the configuration: their copies go.
-SELECT EXISTS (SELECT FROM "user" WHERE id = %(source_user)s),
-       EXISTS (SELECT FROM "user" WHERE id = %(target_user)s AND "deletedAt" IS NULL),
-       (SELECT "ownerId" FROM library WHERE id = %(library)s AND "deletedAt" IS NULL),
-       (SELECT "exclusionPatterns" FROM library WHERE id = %(library)s)
+SELECT job.name,
+       EXISTS (SELECT FROM "user" WHERE id = job.source_user),
+       EXISTS (SELECT FROM "user" WHERE id = job.target_user AND "deletedAt" IS NULL),
+       library."ownerId",
+       coalesce(library."exclusionPatterns", '{}')
+FROM unnest(%(names)s::text[], %(sources)s::uuid[], %(targets)s::uuid[], %(libraries)s::uuid[])
+     AS job(name, source_user, target_user, library)
+LEFT JOIN library ON library.id = job.library AND library."deletedAt" IS NULL
+
+-- name: libraries
+-- Whatever Immich may scan: whose it is, and what it looks at.
+SELECT library.id, library.name, coalesce(owner.name, library."ownerId"::text), library."importPaths",
+       library."exclusionPatterns"
+FROM library
+LEFT JOIN "user" AS owner ON owner.id = library."ownerId"
+WHERE library."deletedAt" IS NULL
+ORDER BY library.name, library.id
 
 -- name: library
 -- What a scan of the target's library would look at.
@@ -12,6 +25,13 @@ SELECT "importPaths", "exclusionPatterns" FROM library WHERE id = %(library)s AN
 
 -- name: copies_of
 SELECT EXISTS (SELECT FROM public._face_sync_asset_map WHERE source_user_id = %(source_user)s)
+
+-- name: copies_between
+-- Has one of these jobs copies, by what is noted?
+SELECT EXISTS (
+    SELECT FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS job(source_user, target_user)
+    JOIN public._face_sync_asset_map AS map
+      ON map.source_user_id = job.source_user AND map.target_user_id = job.target_user)
 
 -- name: any_tables
 -- A database in which the listener never ran has no copies.
