@@ -64,10 +64,13 @@ class Home:
 
     # --- the listener -----------------------------------------------------------------------------------
 
-    def start(self, **changes: Any) -> None:
-        """Start the listener, with some fields of the settings changed, and wait until it is ready."""
+    def start(self, *, but: str | None = None, **changes: Any) -> None:
+        """Start the listener, with some fields of the settings changed, and wait until it is ready.
+
+        but: what alone keeps it from being so, such as a job that is refused; a part of the reason.
+        """
         assert self._running is None
-        self._running = Running(self.settings(**changes))
+        self._running = Running(self.settings(**changes), but)
         # Not only once for each home: a test may go on with a changed copy of it.
         self.services.callback(self._running.stop)
         self._running.start()
@@ -165,8 +168,9 @@ class Home:
 class Running:
     """The service in a thread with an event loop of its own."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, but: str | None = None) -> None:
         self._settings = settings
+        self._but = but
         self._loop = asyncio.new_event_loop()
         self._service: Service | None = None
         self._failure: BaseException | None = None
@@ -175,12 +179,16 @@ class Running:
     def start(self) -> None:
         self._thread.start()
         eventually(
-            lambda: self._failure is not None or (self._service is not None and self._service.readiness.ready),
+            lambda: self._failure is not None or (self._service is not None and self._as_wanted()),
             within=START_WITHIN,
             describe=lambda: str(self._service and self._service.readiness.reasons),
         )
         if self._failure is not None:
             raise self._failure
+
+    def _as_wanted(self) -> bool:
+        reasons = self.service.readiness.reasons
+        return not reasons if self._but is None else len(reasons) == 1 and self._but in reasons[0]
 
     @property
     def service(self) -> Service:
