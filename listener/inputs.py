@@ -200,7 +200,8 @@ class JobInput(BaseModel):
     )
     accept_risk: bool = Field(
         default=False,
-        description="true or false: also where Immich (before 2.4) cannot be kept from deleting originals",
+        description="true or false: also where Immich (before 2.4) cannot be kept from deleting originals, or where "
+        "somebody else's library takes the copies in",
     )
 
 

@@ -51,7 +51,8 @@ class Job:
     Prefixes are absolute, without a slash at the end, and as Immich's server sees them. album_id: an album of the
     target user that every copy is put into. tags: copies get the source's tags. duplicates: a photo that the target
     user has as an upload of their own gets no copy. remove_copies: the job makes none, and removes those it made.
-    accept_risk: go on where nothing keeps Immich (before 2.4) from deleting originals through a symlinked directory.
+    accept_risk: go on where nothing keeps Immich (before 2.4) from deleting originals through a symlinked directory, or
+    where somebody else's library takes the copies in.
     """
 
     name: str

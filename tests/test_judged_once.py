@@ -1,4 +1,4 @@
-"""What a job's folders lead to is judged once: what was judged safe is what is worked with, and a change begins anew."""
+"""What a job's folders lead to is judged once: what was judged is what is worked with, and a change begins anew."""
 
 import asyncio
 from collections.abc import Callable, Sequence
