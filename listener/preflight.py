@@ -171,22 +171,23 @@ def _folder_problems(job: Job, found: catalog.Catalog, layout: Layout, libraries
             yield f"{where}: {danger}. {todo}"
     # A job that removes its copies is a cure.
     if not job.accept_risk and not job.remove_copies:
-        for words in covered(job, found, libraries):
+        for words in covered(job, found, layout, libraries):
             yield f"{words} (accept_risk: true goes on anyway)"
 
 
-async def covered_by(connection: Connection, found: catalog.Catalog, job: Job) -> list[str]:
+async def covered_by(connection: Connection, found: catalog.Catalog, job: Job, layout: Layout) -> list[str]:
     """Return in words which libraries other than the job's own take in its copies. Raises psycopg.Error."""
     libraries = [Library(*row) for row in await fetch(connection, query("preflight", "libraries"), {})]
-    return await asyncio.to_thread(lambda: list(covered(job, found, libraries)))
+    return await asyncio.to_thread(lambda: list(covered(job, found, layout, libraries)))
 
 
-def covered(job: Job, found: catalog.Catalog, libraries: Sequence[Library]) -> Iterator[str]:
+def covered(job: Job, found: catalog.Catalog, layout: Layout, libraries: Sequence[Library]) -> Iterator[str]:
     """Yield in words which of these libraries, but the job's own, take in its copies as photos of their owners'."""
     for library in libraries:
         if library.id == job.target_library_id:
             continue
-        path = covering(library, job.target_path_prefix, expressions=found.person_groups)
+        root = str(layout.external_root)
+        path = covering(library, job.target_path_prefix, root, expressions=found.person_groups)
         if path is not None:
             pattern = exclusion(job.target_path_prefix, expressions=found.person_groups)
             yield (

@@ -29,17 +29,19 @@ class Library:
     exclusions: Sequence[str]
 
 
-def covering(library: Library, prefix: str, *, expressions: bool) -> str | None:
+def covering(library: Library, prefix: str, root: str, *, expressions: bool) -> str | None:
     """Return the import path by which a scan takes in what is below a folder; None where none does, for sure.
 
-    expressions: its exclusion patterns are regular expressions, as from Immich 3.2 on.
+    root: below it Immich and we see the same; what leads where is looked up there only. expressions: the library's
+    exclusion patterns are regular expressions, as from Immich 3.2 on.
     """
     # Where the folder itself leads is not asked: to the source's own library, it may be.
     above, name = os.path.split(prefix)
     places = {prefix, os.path.join(os.path.realpath(above), name)}  # noqa: PTH118 - texts, as in the rows
     for path in library.imports:
         named = os.path.normpath(path)
-        for folder, place in itertools.product({named, os.path.realpath(path)}, places):
+        folders = {named, os.path.realpath(named)} if _within(named, root) else {named}
+        for folder, place in itertools.product(folders, places):
             if _within(place, folder):
                 below = place.removeprefix(folder).strip("/")
             elif _within(folder, place):

@@ -57,7 +57,7 @@ async def check(connection: Connection, settings: Settings) -> tuple[Finding, ..
         findings += await _library(connection, job)
         if job.accept_risk or job.remove_copies:
             # Else said of the job already.
-            covered = await preflight.covered_by(connection, found, job)
+            covered = await preflight.covered_by(connection, found, job, layout)
             findings += [Finding(f"library of {job.name!r}", "danger", words) for words in covered]
     findings += [
         Finding("copies", "warning", str(left)) for left in await preflight.leftovers(connection, settings.jobs)
