@@ -2,7 +2,6 @@
 
 import errno
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -99,14 +98,24 @@ def test_a_link_that_cannot_be_read_through_goes_again(
 
 
 def test_what_a_killed_trial_has_left_goes_and_nothing_else(layout: Layout, prefix: Path) -> None:
-    left, others, file = (prefix / f"{trial.NAME}{name}" for name in ("left", "others", "file"))
-    for link in (left, others):
-        link.symlink_to("nowhere")
+    left, file = (prefix / f"{trial.NAME}{name}" for name in ("left", "file"))
+    left.symlink_to("nowhere")
     file.touch()
-    for path in (left, file):
-        os.utime(path, (time.time() - 3600,) * 2, follow_symlinks=False)
     assert trial.problem(layout, str(prefix), []) is None
-    assert {*prefix.iterdir()} == {others, file}
+    assert {*prefix.iterdir()} == {file}
+
+
+def test_one_that_another_process_takes_for_left_over_was_made_all_the_same(
+    layout: Layout, prefix: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = os.readlink
+
+    def gone(path: str, *, dir_fd: int) -> str:
+        os.unlink(path, dir_fd=dir_fd)
+        return read(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "readlink", gone)
+    assert trial.problem(layout, str(prefix), []) is None
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import contextlib
 import errno
 import os
 import stat
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from uuid import uuid4
@@ -18,7 +17,7 @@ from listener.sync.folders import Entry, held
 
 # Unmistakably ours, hidden, and of no suffix that Immich imports.
 NAME = ".listener-trial-"
-_STALE = 60.0  # seconds: a process that was killed has left it
+_MINE = f"{NAME}{uuid4().hex[:8]}-"
 _NO_SYMLINKS = "its file system seems to know no symlinks (as exFAT and some SMB shares): use one that does"
 _TO_DO = {
     errno.EROFS: "mount it for writing, without :ro",
@@ -40,8 +39,8 @@ def problem(layout: Layout, prefix: str, originals: Sequence[str]) -> str | None
         folder = folder.parent
     original = next((path for path in originals if _readable(layout, path)), None)
     try:
-        with held(folder / f"{NAME}{uuid4().hex}", layout.external) as entry:
-            _remove_stale(entry)
+        with held(folder / f"{_MINE}{uuid4().hex[:8]}", layout.external) as entry:
+            _remove_left(entry)
             return _try(entry, folder, original)
     except RefusedPathError as error:
         return str(error)
@@ -61,7 +60,8 @@ def _try(entry: Entry, folder: Path, original: str | None) -> str | None:
                     return f"a link that was made in {folder} leads elsewhere: {_NO_SYMLINKS}"
                 os.read(through, 1)
     except OSError as error:
-        return _words(f"a link that was made in {folder} cannot be read", error)
+        # One that is gone another process has tidied away, which takes it for left over.
+        return _words(f"a link that was made in {folder} cannot be read", error) if _there(entry) else None
     finally:
         entry.unlink(missing_ok=True)
     return None
@@ -84,13 +84,20 @@ def _opened(path: str, dir_fd: int | None = None) -> Iterator[int]:
         os.close(file)
 
 
-def _remove_stale(entry: Entry) -> None:
+def _there(entry: Entry) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        entry.lstat()
+        return True
+    return False
+
+
+def _remove_left(entry: Entry) -> None:
+    """Remove what a trial of another process has left that was killed."""
     for name in os.listdir(entry.folder):  # noqa: PTH208 - a descriptor has no path
-        if name.startswith(NAME):
+        if name.startswith(NAME) and not name.startswith(_MINE):
             left = entry.beside(name)
             with contextlib.suppress(OSError):
-                found = left.lstat()
-                if stat.S_ISLNK(found.st_mode) and time.time() - found.st_mtime > _STALE:
+                if stat.S_ISLNK(left.lstat().st_mode):
                     left.unlink()
 
 
