@@ -165,7 +165,7 @@ def copies_forgotten(house: House) -> Iterator[None]:
 
 # Each way on each release: tests/triggers/test_guard.py.
 @pytest.mark.parametrize(
-    ("release", "blinded"), zip(GUARDED, (map_locked, map_absent, copies_forgotten, map_locked), strict=True)
+    ("release", "blinded"), [*zip(GUARDED, (map_locked, map_absent, copies_forgotten, map_locked), strict=True)]
 )
 def test_where_the_guard_cannot_know_the_originals_stay_too(
     release: str, blinded: Callable[[House], AbstractContextManager[None]], neighbours: Callable[[str], Neighbours]
