@@ -27,6 +27,8 @@ from listener.standin.recording import recorded
 DEFAULT_RELEASE = os.environ.get("TEST_RELEASE", "3.0.3")
 LISTENER_THREAD = "listener in a thread"
 _POLL_SECONDS = 0.01
+# Less than 1 where most waits are in vain: for mutants.
+_PATIENCE = float(os.environ.get("TEST_PATIENCE", "1"))
 
 
 class _WithFields(logging.Formatter):
@@ -70,7 +72,7 @@ def eventually(
     ``describe`` tells in the failure what was waited for, or how things stand if it is a function. ``every``: seconds
     between two looks, more where a look costs what the listener needs.
     """
-    deadline = time.monotonic() + within
+    deadline = time.monotonic() + within * _PATIENCE
     while not predicate():
         if time.monotonic() > deadline:
             _fail(within, describe)
@@ -84,7 +86,7 @@ async def eventually_async(
     describe: Callable[[], object] | str = "",
 ) -> None:
     """Wait until ``await predicate()`` is true; otherwise like `eventually`."""
-    deadline = time.monotonic() + within
+    deadline = time.monotonic() + within * _PATIENCE
     while not await predicate():
         if time.monotonic() > deadline:
             _fail(within, describe)
@@ -93,7 +95,7 @@ async def eventually_async(
 
 def _fail(within: float, describe: Callable[[], object] | str) -> None:
     text = describe if isinstance(describe, str) else describe()
-    pytest.fail(f"not so within {within:g} s: {text or 'the awaited condition'}", pytrace=True)
+    pytest.fail(f"not so within {within * _PATIENCE:g} s: {text or 'the awaited condition'}", pytrace=True)
 
 
 def pytest_configure() -> None:

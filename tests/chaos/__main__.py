@@ -51,7 +51,7 @@ def main() -> int:
     report = run(kinds, seed, short=given.short, console=console)
     report.show(console)
     if not given.short and not given.only:
-        _PAGE.write_text(report.markdown())
+        _PAGE.write_text(report.page(_PAGE.read_text() if _PAGE.exists() else ""))
     return 1 if report.total.findings else 0
 
 

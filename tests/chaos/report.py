@@ -76,8 +76,13 @@ class Report:
             for text in line.findings:
                 console.print(f"{line.name}: {text}", markup=False)
 
+    def page(self, before: str) -> str:
+        """Return docs/reliability.md: this, and what it had of others."""
+        others = before.find("\n# ", 1)
+        return self.markdown() + (before[others:] if others > 0 else "")
+
     def markdown(self) -> str:
-        """Return the page for docs/reliability.md."""
+        """Return the part of docs/reliability.md that is about faults."""
         rows = [line.cells for line in (*self.lines, self.total)]
         table = [_HEADERS, ("---", *["---:"] * (len(_HEADERS) - 1)), *rows]
         tried = "\n".join(f"- **{line.name}**: {line.what}." for line in self.lines)

@@ -1,0 +1,114 @@
+"""Judges mutants: each by the tests that reach it, the most telling first, until one fails."""
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from listener.standin.postgres import drop_database, embedded
+from tests.mutants.catalogue import MODULE, Mutant
+from tests.mutants.ledger import KILLED, SURVIVED, TIMED_OUT, UNREACHED, Verdict
+from tests.mutants.reach import Reach
+from tests.mutants.tree import Ended, Tree
+
+# One test may take no longer. pytest's own limit is for what hangs.
+_ONE_TEST = 60
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (tests/\S+?\.py(?:::.*?)?)(?: - .*)?$", re.MULTILINE)
+_FAILS, _CUT, _NO_TESTS = 1, 2, 5
+# As much of its usual time may the run of a mutant take; what it waits for in vain comes on top.
+_SLOWER = 4
+
+
+@dataclass
+class Judge:
+    """A tree to be mutated, with a server of its own."""
+
+    tree: Tree
+    server: str
+    patience: float
+
+    def tests(self, tests: Sequence[str], usual: float) -> Ended:
+        """Run these tests in their order, until one fails."""
+        listed = self.tree.folder / "tests.txt"
+        listed.write_text("\n".join(tests))
+        words = ["-x", f"--timeout={_ONE_TEST}", f"@{listed}"]
+        environment = {"TEST_DATABASE_URL": self.server, "TEST_PATIENCE": str(self.patience)}
+        ended = self.tree.test(words, environment, within=_SLOWER * usual)
+        if ended.code:
+            self._tidy()
+        return ended
+
+    def judge(self, mutant: Mutant, tests: Sequence[str], usual: float) -> Verdict:
+        """Run the tests with the mutant in the tree; afterwards it is as before."""
+        if not tests:
+            return Verdict(UNREACHED, "", 0, 0.0)
+        began = time.monotonic()
+        before = self.tree.read(mutant.path)
+        try:
+            self.tree.write(mutant.path, mutant.applied(before))
+            ended = self.tests(tests, usual)
+        finally:
+            self.tree.write(mutant.path, before)
+        took = round(time.monotonic() - began, 1)
+        if ended.code is None:
+            return Verdict(TIMED_OUT, "", len(tests), took)
+        if ended.code == 0:
+            return Verdict(SURVIVED, "", len(tests), took)
+        failed = failing(ended.output)
+        if ended.code not in {_FAILS, _CUT} or not failed:
+            raise RuntimeError(f"pytest ended with {ended.code} over {mutant.name}:\n{ended.output[-3000:]}")
+        return Verdict(KILLED, failed, len(tests), took)
+
+    def _tidy(self) -> None:
+        """Drop what tests that were cut have left in the server."""
+        with psycopg.connect(self.server, autocommit=True) as connection:
+            names = connection.execute("SELECT datname FROM pg_database WHERE datname ~ '^(test|template)_'").fetchall()
+        for (name,) in names:
+            drop_database(self.server, name)
+
+
+@contextmanager
+def judge(folder: Path, patience: float) -> Iterator[Judge]:
+    """Make a judge, whose server and folder are gone after the block."""
+    with ExitStack() as closing:
+        server = closing.enter_context(embedded(folder / "postgres", durable=False))
+        yield Judge(Tree.of_checkout(folder / "tree"), server, patience)
+
+
+def failing(output: str) -> str:
+    """Return the test that failed first, by pytest's summary."""
+    found = _FAILED.search(output)
+    return found[1].strip() if found else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Chooses the tests for a mutant. ``seconds``: no more of them than usually take so long; None is all."""
+
+    reach: Reach
+    seconds: float | None
+
+    def of(self, mutant: Mutant, kills: Mapping[str, int]) -> list[str]:
+        """Return the tests that reach a mutant, those first that kill most and are about little else."""
+        if mutant.block == MODULE:
+            prefix = f"{mutant.path}:"
+            found = {test for place, tests in self.reach.tests.items() if place.startswith(prefix) for test in tests}
+        else:
+            found = set(self.reach.tests.get(mutant.place, ()))
+        rarity = self.reach.rarities
+        chosen: list[str] = []
+        usual = 0.0
+        for test in sorted(found, key=lambda test: (-kills.get(test, 0), rarity[test], test)):
+            usual += self.reach.seconds[test]
+            if self.seconds is not None and chosen and usual > self.seconds:
+                break
+            chosen.append(test)
+        return chosen
+
+    def usual(self, tests: Sequence[str]) -> float:
+        """Return how long these tests take together."""
+        return sum(self.reach.seconds[test] for test in tests)
