@@ -55,7 +55,7 @@ def main() -> int:
     # Told to stop, it takes its servers away first.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    mutants = [m for m in catalogue(ROOT, given.only) if given.and_or or not m.exchanges]
+    mutants = [m for m in catalogue(given.only) if given.and_or or not m.exchanges]
     console.print(f"{len(mutants)} mutants")
     if given.sample is not None and given.sample < len(mutants):
         mutants = random.Random(given.seed).sample(mutants, given.sample)
@@ -64,7 +64,7 @@ def main() -> int:
     if given.list:
         for mutant in mutants:
             outcome = known[mutant].outcome if mutant in known else ""
-            console.print(f"{outcome:9}  {mutant.name}", markup=False, highlight=False)
+            console.print(f"{outcome:9}  {mutant.name}", markup=False, highlight=False, soft_wrap=True)
     else:
         todo = [mutant for mutant in mutants if mutant not in known or (given.again and known[mutant].lives)]
         console.print(f"{len(mutants)} asked for, of {len(mutants) - len(todo)} it is known what becomes of them")
@@ -96,7 +96,7 @@ def run(todo: Sequence[Mutant], ledger: Ledger, given: argparse.Namespace, conso
             ledger.note(mutant, verdict)
             done[verdict.outcome] += 1
             where = f"{done.total()}/{len(todo)} {time.monotonic() - began:5.0f} s"
-            console.print(f"{where}  {verdict.outcome:9}  {mutant.name}", markup=False, highlight=False)
+            console.print(f"{where}  {verdict.outcome:9}  {mutant.name}", markup=False, highlight=False, soft_wrap=True)
             return verdict
 
         pool = closing.enter_context(ThreadPoolExecutor(given.jobs))
@@ -161,11 +161,15 @@ def show(known: dict[Mutant, Verdict], mutants: Sequence[Mutant], console: Conso
         text = (ROOT / mutant.path).read_text(encoding="utf-8")
         line, tests = mutant.line(text), known[mutant].tests
         after = mutant.applied(text).splitlines()[line - 1].strip()
-        console.print(f"{mutant.path}:{line}: {known[mutant].outcome}, {tests} tests: {mutant.name}", markup=False)
-        console.print(f"    {after}", markup=False, highlight=False)
+        console.print(
+            f"{mutant.path}:{line}: {known[mutant].outcome}, {tests} tests: {mutant.name}", markup=False, soft_wrap=True
+        )
+        console.print(f"    {after}", markup=False, highlight=False, soft_wrap=True)
     for mutant in mutants:
         if mutant.name in explained and mutant in known and not known[mutant].lives:
-            console.print(f"explained, but a test kills it: {mutant.name}", markup=False, highlight=False)
+            console.print(
+                f"explained, but a test kills it: {mutant.name}", markup=False, highlight=False, soft_wrap=True
+            )
     console.print(f"{len(living) - len(open_ones)} explained in docs/reliability.md, {len(open_ones)} not")
     return 1 if open_ones else 0
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.mutants import pythontext, sqltext
 from tests.mutants.reach import QUERIES, SYNC, functions
 from tests.mutants.sqltext import Change
+from tests.mutants.tree import ROOT
 
 # What judges and what shows is not what is judged.
 _NOT_THE_LISTENER = re.compile(r"^(demo|verify\w*)\.sql$")
@@ -59,12 +60,12 @@ class Mutant:
         return text.count("\n", 0, self.change.start) + 1
 
 
-def catalogue(root: Path, only: Sequence[str] = ()) -> list[Mutant]:
-    """Return the mutants of a checkout. ``only``: ``FILE`` or ``FILE:NAME``, the file as it is called in its folder."""
+def catalogue(only: Sequence[str] = ()) -> list[Mutant]:
+    """Return the mutants of this checkout; ``only`` those of ``FILE`` or ``FILE:NAME``, without its folder."""
     wanted = [part.partition(":")[::2] for part in only]
     files = [
-        *(file for file in sorted((root / QUERIES).glob("*.sql")) if only or not _NOT_THE_LISTENER.match(file.name)),
-        *sorted((root / SYNC).glob("*.py")),
+        *(file for file in sorted((ROOT / QUERIES).glob("*.sql")) if only or not _NOT_THE_LISTENER.match(file.name)),
+        *sorted((ROOT / SYNC).glob("*.py")),
     ]
     unknown = {file for file, _ in wanted} - {file.name for file in files}
     if unknown:
@@ -74,11 +75,17 @@ def catalogue(root: Path, only: Sequence[str] = ()) -> list[Mutant]:
         names = {name for name_of, name in wanted if name_of == file.name}
         if wanted and not names:
             continue
-        path = str(file.relative_to(root))
+        path = str(file.relative_to(ROOT))
         text = file.read_text(encoding="utf-8")
         mutants = of_queries(path, text) if file.suffix == ".sql" else of_module(path, text)
         found += [mutant for mutant in mutants if not names or "" in names or mutant.block in names]
     return found
+
+
+def queries() -> Iterator[Mutant]:
+    """Yield the mutants of all named queries of this checkout."""
+    for file in sorted((ROOT / QUERIES).glob("*.sql")):
+        yield from of_queries(f"{QUERIES}/{file.name}", file.read_text(encoding="utf-8"))
 
 
 def of_queries(path: str, text: str) -> Iterator[Mutant]:

@@ -25,10 +25,10 @@ _SLOWER = 4
 
 @dataclass
 class Judge:
-    """A tree to be mutated, with a server of its own."""
+    """A tree to be mutated, with a server of its own; None where the tests need none."""
 
     tree: Tree
-    server: str
+    server: str | None
     patience: float
 
     def tests(self, tests: Sequence[str], usual: float) -> Ended:
@@ -36,10 +36,12 @@ class Judge:
         listed = self.tree.folder / "tests.txt"
         listed.write_text("\n".join(tests))
         words = ["-x", f"--timeout={_ONE_TEST}", f"@{listed}"]
-        environment = {"TEST_DATABASE_URL": self.server, "TEST_PATIENCE": str(self.patience)}
+        environment = {"TEST_PATIENCE": str(self.patience)}
+        if self.server is not None:
+            environment["TEST_DATABASE_URL"] = self.server
         ended = self.tree.test(words, environment, within=_SLOWER * usual)
-        if ended.code:
-            self._tidy()
+        if ended.code != 0 and self.server is not None:
+            _tidy(self.server)
         return ended
 
     def judge(self, mutant: Mutant, tests: Sequence[str], usual: float) -> Verdict:
@@ -48,6 +50,8 @@ class Judge:
             return Verdict(UNREACHED, "", 0, 0.0)
         began = time.monotonic()
         before = self.tree.read(mutant.path)
+        # The tree is of the moment at which the run began.
+        assert mutant.before in before, f"{mutant.path} has been changed since"
         try:
             self.tree.write(mutant.path, mutant.applied(before))
             ended = self.tests(tests, usual)
@@ -63,12 +67,13 @@ class Judge:
             raise RuntimeError(f"pytest ended with {ended.code} over {mutant.name}:\n{ended.output[-3000:]}")
         return Verdict(KILLED, failed, len(tests), took)
 
-    def _tidy(self) -> None:
-        """Drop what tests that were cut have left in the server."""
-        with psycopg.connect(self.server, autocommit=True) as connection:
-            names = connection.execute("SELECT datname FROM pg_database WHERE datname ~ '^(test|template)_'").fetchall()
-        for (name,) in names:
-            drop_database(self.server, name)
+
+def _tidy(server: str) -> None:
+    """Drop what tests that were cut have left in a server."""
+    with psycopg.connect(server, autocommit=True) as connection:
+        names = connection.execute("SELECT datname FROM pg_database WHERE datname ~ '^(test|template)_'").fetchall()
+    for (name,) in names:
+        drop_database(server, name)
 
 
 @contextmanager

@@ -54,6 +54,21 @@ class Reach:
         """Keep it for the next run."""
         file.write_text(json.dumps({"tests": self.tests, "seconds": self.seconds, "files": self.files}, indent=1))
 
+    @classmethod
+    def of_run(cls, folder: Path, files: Mapping[str, str]) -> "Reach":
+        """Read what a traced run of these files has noted."""
+        seconds: dict[str, float] = defaultdict(float)
+        unfit: set[str] = set()
+        for test, _, outcome, took in _lines(folder / "outcomes"):
+            seconds[test] += took
+            if outcome != "passed":
+                unfit.add(test)
+        tests: dict[str, set[str]] = defaultdict(set)
+        for test, name in _lines(folder / "hits"):
+            if test in seconds and test not in unfit:
+                tests[name].add(test)
+        return cls({name: sorted(found) for name, found in sorted(tests.items())}, dict(seconds), dict(files))
+
     @property
     def rarities(self) -> Counter[str]:
         """How many things each test reaches: one that reaches few is about them."""
@@ -95,7 +110,7 @@ def find(folder: Path, server: str, files: Mapping[str, str]) -> Reach:
     names.write_text("\n".join(wanted))
     if wanted:
         tree.test(["-p", "reached", f"@{names}"], environment, within=_HANGS)
-    return _read(folder / "reached", files)
+    return Reach.of_run(folder / "reached", files)
 
 
 def trace(tree: Tree) -> None:
@@ -127,20 +142,6 @@ def functions(module: ast.Module) -> list[tuple[str, ast.FunctionDef | ast.Async
                 if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef)
             ]
     return found
-
-
-def _read(folder: Path, files: Mapping[str, str]) -> Reach:
-    seconds: dict[str, float] = defaultdict(float)
-    unfit: set[str] = set()
-    for test, _, outcome, took in _lines(folder / "outcomes"):
-        seconds[test] += took
-        if outcome != "passed":
-            unfit.add(test)
-    tests: dict[str, set[str]] = defaultdict(set)
-    for test, name in _lines(folder / "hits"):
-        if test in seconds and test not in unfit:
-            tests[name].add(test)
-    return Reach({name: sorted(found) for name, found in sorted(tests.items())}, dict(seconds), dict(files))
 
 
 def _lines(file: Path) -> list[list[Any]]:

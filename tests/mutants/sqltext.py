@@ -20,6 +20,7 @@ _TOKEN = re.compile(
 _BEFORE_CONDITION = frozenset({"WHERE", "ON", "HAVING", "WHEN"})
 _AFTER_CONDITION = _BEFORE_CONDITION | {
     *("SELECT", "FROM", "USING", "SET", "JOIN", "LEFT", "CROSS", "GROUP", "ORDER", "LIMIT", "UNION", "RETURNING"),
+    *("WINDOW", "OFFSET", "EXCEPT", "INTERSECT"),
     *("FOR", "DO", "AS", "THEN", "ELSE", "END", ",", ";"),
 }
 _SHOWN = 120
@@ -90,7 +91,8 @@ def _dropped_conditions(text: str, tokens: Sequence[_Token]) -> Iterator[Change]
     for run, alone in _conditions(tokens):
         parts = _parts(run)
         if len(parts) == 1:
-            if alone:
+            # CASE x WHEN 'this' is no condition.
+            if alone and not (len(run) == 1 and run[0].word[0] in "'0123456789"):
                 start, end = run[0].start, run[-1].end
                 if shown(text[start:end]).lower() != "true":
                     yield Change(start, end, "true", f"without: {shown(text[start:end])}")
@@ -265,13 +267,15 @@ def _dropped_branches(text: str, tokens: Sequence[_Token]) -> Iterator[Change]:
         begin = _branch_begin(tokens, number)
         starts = [begin, *(place + (2 if tokens[place + 1].word == "ALL" else 1) for place in unions)]
         ends = [*unions, end]
-        recursive = any(inner.word == "RECURSIVE" for inner in tokens[:number])
         for place, (start, stop) in enumerate(zip(starts, ends, strict=True)):
-            what = f"without the branch: {shown(text[tokens[start].start : tokens[stop - 1].end])}"
+            first, last = tokens[start].start, tokens[stop - 1].end
+            branch = text[first:last]
+            what = f"without the branch: {shown(branch)}"
             if place:
-                yield Change(tokens[unions[place - 1]].start, tokens[stop - 1].end, "", what)
-            elif not recursive:
-                yield Change(tokens[start].start, tokens[starts[1]].start, "", what)
+                yield Change(tokens[unions[place - 1]].start, last, "", what)
+            else:
+                # It names the columns of all.
+                yield Change(first, last, f"SELECT * FROM ({branch}) AS branch WHERE false", what)  # noqa: S608 - no input
 
 
 def _scope_end(tokens: Sequence[_Token], number: int) -> int:
