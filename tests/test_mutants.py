@@ -182,12 +182,14 @@ def test_what_a_test_reaches_is_found_by_running_it(tmp_path: Path) -> None:
     ]
 
 
-def test_the_tests_that_kill_most_come_first_then_those_that_are_about_little_else() -> None:
-    place = _mutant().place
-    reach = Reach({place: ["a", "b", "c"], "other": ["a", "c"]}, {"a": 5.0, "b": 5.0, "c": 5.0}, {})
-    assert Choice(reach, None).of(_mutant(), {"a": 2}) == ["a", "b", "c"]
-    assert Choice(reach, None).of(_mutant(), {}) == ["b", "a", "c"]
-    assert Choice(reach, 10).of(_mutant(), {}) == ["b", "a"]
+def test_the_tests_that_killed_the_like_come_first_then_those_that_are_about_it_and_little_else() -> None:
+    stacks = replace(_mutant(), path="sql/queries/extras.sql", block="stack_make")
+    one, other, about, elsewhere = "tests/test_a.py::x", "tests/test_b.py::x", "tests/test_stacks.py::x", "tests/c::x"
+    seconds = dict.fromkeys((one, other, about, elsewhere), 5.0)
+    reach = Reach({stacks.place: [one, other, about], "other": [one, about, elsewhere]}, seconds, {})
+    assert Choice(reach, None).of(stacks, {}) == [about, other, one]
+    assert Choice(reach, None).of(stacks, {one: 2}) == [one, about, other]
+    assert Choice(reach, 10).of(stacks, {}) == [about, other]
 
 
 def test_a_survivor_that_nobody_explains_makes_the_command_fail(
@@ -217,7 +219,8 @@ def test_what_is_known_is_known_as_long_as_the_code_is_the_same(tmp_path: Path) 
     again = Ledger(tmp_path / "state" / "results.sqlite")
     assert again.known(_mutant()) == verdict
     assert again.known(replace(_mutant(), before="other")) is None
-    assert again.kills() == {SEES: 1}
+    assert again.kills(_mutant()) == {SEES: 1}
+    assert again.kills(replace(_mutant(), block="other")) == {}
     again.close()
 
 

@@ -89,7 +89,7 @@ def run(todo: Sequence[Mutant], ledger: Ledger, given: argparse.Namespace, conso
         def one(mutant: Mutant) -> Verdict:
             mine = judges.get()
             try:
-                tests = choice.of(mutant, ledger.kills())
+                tests = choice.of(mutant, ledger.kills(mutant))
                 verdict = mine.judge(mutant, tests, choice.usual(tests))
             finally:
                 judges.put(mine)
@@ -121,9 +121,13 @@ def _without_mutants(
     todo: Sequence[Mutant], choice: Choice, judges: "SimpleQueue[Judge]", ledger: Ledger, console: Console
 ) -> None:
     """See that the tests pass without a mutant: nothing could be told by one that fails. Raises SystemExit."""
-    code = _code()
-    kills = ledger.kills()
-    tests = {test for mutant in todo for test in choice.of(mutant, kills)} - ledger.passed(code)
+    code, files = _code(), test_files(ROOT)
+    codes = {
+        test: f"{code} {files[test.partition('::')[0]]}"
+        for mutant in todo
+        for test in choice.of(mutant, ledger.kills(mutant))
+    }
+    tests = codes.keys() - ledger.passed(codes)
     if not tests:
         return
     console.print(f"running {len(tests)} tests without a mutant")
@@ -132,15 +136,15 @@ def _without_mutants(
     judges.put(mine)
     if ended.code != 0:
         raise SystemExit(f"a test fails without a mutant: {failing(ended.output)}\n{ended.output[-3000:]}")
-    ledger.note_passed(sorted(tests), code)
+    ledger.note_passed({test: codes[test] for test in tests})
 
 
 def _code() -> str:
-    """Return what changes with any file that a test may depend on."""
+    """Return what changes with any file that a test may depend on, beside its own."""
     made = hashlib.sha256()
     for folder in _CODE:
         for file in sorted((ROOT / folder).rglob("*")):
-            if file.suffix in {".py", ".sql"}:
+            if file.suffix in {".py", ".sql"} and not file.name.startswith("test_"):
                 made.update(file.read_bytes())
     return made.hexdigest()
 

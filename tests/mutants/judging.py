@@ -19,6 +19,25 @@ from tests.mutants.tree import Ended, Tree
 _ONE_TEST = 60
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (tests/\S+?\.py(?:::.*?)?)(?: - .*)?$", re.MULTILINE)
 _FAILS, _CUT, _NO_TESTS = 1, 2, 5
+# Nearly every test reaches what each batch runs: those whose file's name says that they are about it come first.
+_THEMES = {
+    "people.sql": ("people", "faces", "merges", "person_groups", "adoption"),
+    "extras.sql:stack": ("stacks",),
+    "extras.sql:tags": ("tags",),
+    "extras.sql:album": ("albums",),
+    "extras.sql": ("removal", "own_deletion", "scans", "stacks", "albums"),
+    "phones.sql": ("phones",),
+    "plan.sql": ("duplicates", "live_photos", "removal", "adoption", "source_photo"),
+    "recovery.sql": ("restore", "marks", "crashes"),
+    "removal.sql": ("removal", "own_deletion", "scans"),
+    "rows.sql": ("metadata", "files", "live_photos", "scans"),
+    "sweep.sql": ("sweep", "reconcile"),
+    "files.py": ("test_files", "original_links", "swapped_folders", "disk", "hostile_paths"),
+    "folders.py": ("swapped_folders", "hostile_paths", "test_files", "original_links", "disk"),
+    "people.py": ("people", "faces", "merges", "person_groups"),
+    "phones.py": ("phones",),
+    "rules.py": ("metadata", "files", "live_photos", "scans", "faces"),
+}
 # As much of its usual time may the run of a mutant take; what it waits for in vain comes on top.
 _SLOWER = 4
 
@@ -98,16 +117,22 @@ class Choice:
     seconds: float | None
 
     def of(self, mutant: Mutant, kills: Mapping[str, int]) -> list[str]:
-        """Return the tests that reach a mutant, those first that kill most and are about little else."""
+        """Return the tests that reach a mutant: first those that killed its likes, then those that are about it."""
         if mutant.block == MODULE:
             prefix = f"{mutant.path}:"
             found = {test for place, tests in self.reach.tests.items() if place.startswith(prefix) for test in tests}
         else:
             found = set(self.reach.tests.get(mutant.place, ()))
         rarity = self.reach.rarities
+        themes = themes_of(mutant)
+
+        def place(test: str) -> tuple[int, bool, int, str]:
+            about = any(theme in test.partition("::")[0] for theme in themes)
+            return -kills.get(test, 0), not about, rarity[test], test
+
         chosen: list[str] = []
         usual = 0.0
-        for test in sorted(found, key=lambda test: (-kills.get(test, 0), rarity[test], test)):
+        for test in sorted(found, key=place):
             usual += self.reach.seconds[test]
             if self.seconds is not None and chosen and usual > self.seconds:
                 break
@@ -117,3 +142,10 @@ class Choice:
     def usual(self, tests: Sequence[str]) -> float:
         """Return how long these tests take together."""
         return sum(self.reach.seconds[test] for test in tests)
+
+
+def themes_of(mutant: Mutant) -> tuple[str, ...]:
+    """Return what is in the names of the files whose tests are about this mutant's query or function."""
+    place = f"{Path(mutant.path).name}:{mutant.block}"
+    known = sorted((theme for theme in _THEMES if place.startswith(theme)), key=len)
+    return _THEMES[known[-1]] if known else ()

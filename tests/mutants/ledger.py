@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,17 +57,25 @@ class Ledger:
             [mutant.digest, mutant.name, verdict.outcome, verdict.test, verdict.tests, verdict.seconds],
         )
 
-    def kills(self) -> dict[str, int]:
-        """Return how many mutants each test has killed."""
-        return dict(self._database.execute("SELECT test, count(*) FROM verdict WHERE test <> '' GROUP BY test"))
+    def kills(self, mutant: Mutant) -> dict[str, int]:
+        """Return how many mutants of the same query or function each test has killed."""
+        like = f"{Path(mutant.path).name}:{mutant.block}: "
+        return dict(
+            self._database.execute(
+                "SELECT test, count(*) FROM verdict WHERE test <> '' AND substr(name, 1, ?) = ? GROUP BY test",
+                [len(like), like],
+            )
+        )
 
-    def passed(self, code: str) -> set[str]:
-        """Return the tests that pass with this code, which is not mutated."""
-        return {row[0] for row in self._database.execute("SELECT test FROM passed WHERE code = ?", [code])}
+    def passed(self, codes: Mapping[str, str]) -> set[str]:
+        """Return those of these tests that pass without a mutant, each with the code that is given for it."""
+        return {
+            row[0] for row in self._database.execute("SELECT test, code FROM passed") if codes.get(row[0]) == row[1]
+        }
 
-    def note_passed(self, tests: list[str], code: str) -> None:
+    def note_passed(self, codes: Mapping[str, str]) -> None:
         """Keep that these tests pass."""
-        self._database.executemany("INSERT OR IGNORE INTO passed VALUES (?, ?)", [(test, code) for test in tests])
+        self._database.executemany("INSERT OR IGNORE INTO passed VALUES (?, ?)", codes.items())
 
 
 def equivalents(page: Path) -> dict[str, str]:
