@@ -26,7 +26,7 @@ _THEMES = {
     "extras.sql:tags": ("tags",),
     "extras.sql:album": ("albums",),
     "extras.sql": ("removal", "own_deletion", "scans", "stacks", "albums"),
-    "phones.sql": ("phones",),
+    "phones.sql": ("told_deletions", "phones"),
     "plan.sql": ("duplicates", "live_photos", "removal", "adoption", "source_photo"),
     "recovery.sql": ("restore", "marks", "crashes"),
     "removal.sql": ("removal", "own_deletion", "scans"),
@@ -35,7 +35,7 @@ _THEMES = {
     "files.py": ("test_files", "original_links", "swapped_folders", "disk", "hostile_paths"),
     "folders.py": ("swapped_folders", "hostile_paths", "test_files", "original_links", "disk"),
     "people.py": ("people", "faces", "merges", "person_groups"),
-    "phones.py": ("phones",),
+    "phones.py": ("told_deletions", "phones"),
     "rules.py": ("metadata", "files", "live_photos", "scans", "faces"),
 }
 # As much of its usual time may the run of a mutant take; what it waits for in vain comes on top.
