@@ -1,4 +1,4 @@
-"""Phones hear of what we delete: a deletion that a phone may have passed is told once more, and no other is."""
+"""What a phone may have passed is told once more, and nothing else is: deletions of ours, and rows of a slow commit."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import pytest
 from listener.database import connect
 from listener.immich import catalog
 from listener.standin.actor_rows import delete
+from listener.sync import phones as told_to_phones
 from listener.sync.phones import Phones
 from tests.behaviour.conftest import Home
 
@@ -129,3 +130,31 @@ def test_whose_faces_others_are_nobody_asks(quiet: Home, order: str, times: int)
     in_one_transaction(quiet, *steps)
     rows = quiet.look.execute('SELECT count(*) FROM asset_face_audit WHERE "assetFaceId" = %s', [ours])
     assert rows.fetchone() == (times,)
+
+
+def test_of_a_slow_commit_only_our_rows_are_stamped_anew(quiet: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else every photo that Immich has written meanwhile would be fetched by phones once more."""
+    ours, his = quiet.bob.upload("ours.jpg"), quiet.bob.upload("his.jpg")
+    # However fast it is.
+    monkeypatch.setattr(told_to_phones, "STAMPED_AHEAD", 0)
+
+    def stamps() -> dict[UUID, UUID]:
+        rows = quiet.look.execute('SELECT "assetId", "updateId" FROM asset_exif')
+        return dict(rows.fetchall())
+
+    at_once: dict[UUID, UUID] = {}
+    ahead: list[UUID] = []
+
+    def immich_writes() -> None:
+        quiet.bob.describe(his, "by Immich")
+        at_once.update(stamps())
+        rows = quiet.look.execute("SELECT immich_uuid_v7(clock_timestamp() + interval '3 s')")
+        ahead.extend(row[0] for row in rows)
+
+    written = f"UPDATE asset_exif SET description = 'by us' WHERE \"assetId\" = '{ours}'"  # noqa: S608 - ours
+    before = stamps()
+    in_one_transaction(quiet, written, immich_writes)
+    after = stamps()
+    assert before[his] < at_once[his] == after[his]
+    # Later than the update itself can have stamped it.
+    assert after[ours] > ahead[0]

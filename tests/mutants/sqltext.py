@@ -23,6 +23,8 @@ _AFTER_CONDITION = _BEFORE_CONDITION | {
     *("WINDOW", "OFFSET", "EXCEPT", "INTERSECT"),
     *("FOR", "DO", "AS", "THEN", "ELSE", "END", ",", ";"),
 }
+_NOTHING = {"AND": "true", "OR": "false"}
+_COMMENT_LAST = re.compile(r"--[^\n]*\s*\Z")
 _SHOWN = 120
 _OPERATORS = {"=": "<>", "<>": "=", "<": "<=", "<=": "<", ">": ">=", ">=": ">"}
 _WORDS = {"true": "false", "false": "true", "TRUE": "FALSE", "FALSE": "TRUE", "AND": "OR", "OR": "AND"}
@@ -102,7 +104,11 @@ def _dropped_conditions(text: str, tokens: Sequence[_Token]) -> Iterator[Change]
             what = f"without: {shown(text[part[0].start : part[-1].end])}"
             # The operator that binds more strongly goes with it.
             if before is not None and (before.word == "AND" or after is None or after.word == "OR"):
-                yield Change(before.start, part[-1].end, "", what)
+                # A comment at the end of a part would swallow what comes after it.
+                nothing = (
+                    f"{before.word} {_NOTHING[before.word]}" if _COMMENT_LAST.search(text, 0, before.start) else ""
+                )
+                yield Change(before.start, part[-1].end, nothing, what)
             else:
                 assert after is not None
                 yield Change(part[0].start, after.end, "", what)
@@ -141,10 +147,18 @@ def _run(tokens: Sequence[_Token], begin: int) -> list[_Token]:
                 break
             if not _opened_within(tokens, begin, end):
                 break
+        if token.depth == depth and end > begin and _next_part(tokens[end - 1], token):
+            break
         if token.depth == depth and token.word in {"INSERT", "UPDATE", "DELETE", "WITH", "VALUES"}:
             return []
         end += 1
     return list(tokens[begin:end])
+
+
+def _next_part(before: _Token, token: _Token) -> bool:
+    """Tell whether a ``{part}`` stands beside a condition, as more joins do, and is nothing of it."""
+    ends = before.word[-1].isalnum() or before.word[-1] in ")]}\"'"
+    return token.word[0] == "{" and ends and not before.word.isupper()
 
 
 def _distinct_from(tokens: Sequence[_Token], number: int) -> bool:
