@@ -38,6 +38,8 @@ _THEMES = {
     "phones.py": ("told_deletions", "phones"),
     "rules.py": ("metadata", "files", "live_photos", "scans", "faces"),
 }
+# A behaviour on another release is tried after all of those on 3.0.3.
+_LATER = ("[3.2.0", "[2.7.5", "[2.0.0")
 # As much of its usual time may the run of a mutant take; what it waits for in vain comes on top.
 _SLOWER = 4
 
@@ -126,9 +128,10 @@ class Choice:
         rarity = self.reach.rarities
         themes = themes_of(mutant)
 
-        def place(test: str) -> tuple[int, bool, int, str]:
+        def place(test: str) -> tuple[int, bool, int, int, str]:
             about = any(theme in test.partition("::")[0] for theme in themes)
-            return -kills.get(test, 0), not about, rarity[test], test
+            later = next((place for place, release in enumerate(_LATER, 1) if release in test), 0)
+            return -kills.get(test, 0), not about, later, rarity[test], test
 
         chosen: list[str] = []
         usual = 0.0
