@@ -22,6 +22,14 @@ _FAILS, _CUT, _NO_TESTS = 1, 2, 5
 # Nearly every test reaches what each batch runs: those whose file's name says that they are about it come first.
 _THEMES = {
     "people.sql": ("people", "faces", "merges", "person_groups", "adoption"),
+    "people.sql:adopt_faces": ("adoption",),
+    "people.sql:adopt_survivors": ("merges",),
+    "people.sql:tell_adopted": ("merges",),
+    "people.sql:may_go": ("merges",),
+    "people.sql:delete_strays": ("test_faces",),
+    "people.sql:delete_faces": ("test_faces",),
+    "people.sql:own_choice": ("test_faces",),
+    "people.sql:feature": ("feature_faces", "person_groups", "test_people"),
     "extras.sql:stack": ("stacks",),
     "extras.sql:tags": ("tags",),
     "extras.sql:album": ("albums",),
