@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pytest
 
 from listener.immich.layout import Layout, RefusedPathError, SwappedError
 from listener.sync import folders
-from listener.sync.files import FileProblemError, FileTask, OriginalLinks, fits, place, remove_files
+from listener.sync.files import FileProblemError, FileTask, OriginalLinks, fits, place, remove_beside, remove_files
 from listener.sync.folders import Entry, held, within
 
 pytest_plugins = ("tests.file_fixtures",)
@@ -123,33 +123,50 @@ def test_names_and_paths_fit_up_to_the_last_byte() -> None:
     assert not fits(path + "x")
 
 
-# --- links of a former prefix ---------------------------------------------------------------------------------------
+# --- the place of a link, and what lies beside it -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize(
+    ("make", "free"),
+    [
+        (lambda _: None, {False, True}),
+        (lambda place: place.symlink_to("/original.jpg"), {False, True}),
+        (lambda place: place.symlink_to("/another.jpg"), {True}),
+        (lambda place: place.write_bytes(b"bob's own"), set[bool]()),
+        (lambda place: place.mkdir(), set[bool]()),
+    ],
+    ids=["nothing", "our link", "another link", "a file", "a folder"],
+)
+def test_only_nothing_or_a_link_of_ours_is_a_place_for_a_link(
+    layout: Layout, links: OriginalLinks, make: Callable[[Path], object], free: set[bool], replaced: bool
+) -> None:
+    """``replaced``: a link of ours is there, wherever it leads."""
+    place = layout.external_root / "bob" / "a.jpg"
+    make(place)
+    words = links.in_the_way(str(place), "/original.jpg", replaced=replaced)
+    assert (words is None) is (replaced in free)
 
 
 @pytest.mark.parametrize(
-    ("name", "to", "goes"),
-    [
-        ("former/a.jpg", "/original.jpg", True),
-        ("former/a.jpg", "/another.jpg", False),
-        ("former/b.jpg", "/original.jpg", False),
-    ],
+    ("name", "link", "goes"),
+    [("a.jpg", True, True), ("a.jpg.xmp", False, True), ("a.jpg", False, False)],
+    ids=["a link", "an XMP", "a file"],
 )
-def test_only_the_link_at_the_same_place_below_the_former_prefix_goes(
-    layout: Layout, links: OriginalLinks, name: str, to: str, goes: bool
-) -> None:
-    link = layout.external_root / name
-    link.parent.mkdir(exist_ok=True)
-    link.symlink_to(to)
-    assert links.unlink_former(str(link), f"{layout.external_root}/bob/a.jpg", "/original.jpg") is goes
-    assert link.is_symlink() is not goes
-
-
-def test_where_there_is_none_no_link_goes_and_no_folder_is_made(layout: Layout, links: OriginalLinks) -> None:
-    assert not links.unlink_former(
-        f"{layout.external_root}/former/2024/a.jpg", f"{layout.external_root}/bob/2024/a.jpg", "/original.jpg"
-    )
-    assert not links.unlink(f"{layout.external_root}/bob/2024/a.jpg")
-    assert [entry.name for entry in layout.external_root.rglob("*")] == ["bob"]
+def test_a_link_goes_and_an_xmp_and_no_other_file(layout: Layout, name: str, link: bool, goes: bool) -> None:
+    place = layout.external_root / "bob" / "2024" / name
+    place.parent.mkdir(parents=True)
+    if link:
+        place.symlink_to("/original.jpg")
+    else:
+        place.touch()
+    prefix = str(layout.external_root / "bob")
+    assert remove_beside(layout, prefix, str(place)) is goes
+    assert os.path.lexists(place) is not goes
+    assert place.parent.exists() is not goes, "a folder that is empty then goes, too"
+    assert Path(prefix).exists()
+    assert not remove_beside(layout, prefix, f"{prefix}/2025/{name}"), "nothing was there"
+    assert not Path(prefix, "2025").exists()
 
 
 def test_no_folder_is_made_where_a_source_should_be(layout: Layout, thumbnail: FileTask) -> None:

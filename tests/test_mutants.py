@@ -14,6 +14,7 @@ from rich.console import Console
 from listener import database, tracking
 from listener.database import Connection, connect
 from listener.immich import catalog
+from listener.immich.layout import Layout
 from listener.sqlfiles import named_queries
 from listener.sync.assets import Rows
 from listener.sync.extras import Extras
@@ -79,6 +80,8 @@ def test_each_condition_of_a_query_is_dropped_and_each_operator_changed() -> Non
                 "INSERT INTO a VALUES (1) ON CONFLICT (id) DO UPDATE SET x = 1 WHERE a.x IS NOT DISTINCT FROM 1",
             },
         ),
+        ("{part} UNION SELECT a", {"{part}", "SELECT * FROM ({part}) AS branch WHERE false UNION SELECT a"}),
+        ("UNION SELECT a", {""}),
         ("EXISTS (SELECT FROM a)", {"NOT EXISTS (SELECT FROM a)"}),
         ("SELECT ' = ', \"a = b\" -- x = y AND z", set()),
     ],
@@ -168,13 +171,14 @@ def test_postgresql_understands_every_mutant_of_a_part(
         async with await connect(immich.conninfo) as connection:
             await tracking.migrate(connection)
             found = await catalog.read(connection)
-            base = set(_statements(made.compose(found)))
+            parts = (found, Layout(Path("/data"), Path("/external"))) if made is Rows else (found,)
+            base = set(_statements(made.compose(*parts)))
             for mutant in of_queries(f"{QUERIES}/{file}.sql", text):
                 start, changed = text.index(mutant.before), mutant.applied(text)
                 wrong = changed[start : start + len(mutant.before) + len(changed) - len(text)]
                 with pytest.MonkeyPatch.context() as once:
                     once.setitem(queries, mutant.block, wrong.strip())
-                    for statement in {*_statements(made.compose(found))} - base:
+                    for statement in {*_statements(made.compose(*parts))} - base:
                         assert not await _refusal(connection, statement.decode()), mutant.name
 
     asyncio.run(run())

@@ -282,12 +282,12 @@ def _dropped_branches(text: str, tokens: Sequence[_Token]) -> Iterator[Change]:
         starts = [begin, *(place + (2 if tokens[place + 1].word == "ALL" else 1) for place in unions)]
         ends = [*unions, end]
         for place, (start, stop) in enumerate(zip(starts, ends, strict=True)):
-            first, last = tokens[start].start, tokens[stop - 1].end
+            first, last = tokens[start].start, tokens[max(start, stop - 1)].end
             branch = text[first:last]
             what = f"without the branch: {shown(branch)}"
             if place:
                 yield Change(tokens[unions[place - 1]].start, last, "", what)
-            else:
+            elif start < stop:
                 # It names the columns of all.
                 yield Change(first, last, f"SELECT * FROM ({branch}) AS branch WHERE false", what)  # noqa: S608 - no input
 
@@ -308,4 +308,5 @@ def _branch_begin(tokens: Sequence[_Token], number: int) -> int:
     around = max((place for place in range(number) if tokens[place].depth < depth), default=-1)
     level = [place for place in range(around + 1, number) if tokens[place].depth == depth]
     selects = [place for place in level if tokens[place].word == "SELECT"]
-    return max(selects or [place for place in level if tokens[place].word == "("])
+    # A branch may also be a {part}, and a part may begin with UNION.
+    return max(selects or [place for place in level if tokens[place].word == "("] or level[:1] or [number])
