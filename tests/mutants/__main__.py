@@ -135,7 +135,8 @@ def _without_mutants(
     ended = mine.tests(sorted(tests), choice.usual([*tests]))
     judges.put(mine)
     if ended.code != 0:
-        raise SystemExit(f"a test fails without a mutant: {failing(ended.output)}\n{ended.output[-3000:]}")
+        words = f"a test fails without a mutant (on a busy machine it may need --patience 1): {failing(ended.output)}"
+        raise SystemExit(f"{ended.output[-3000:]}\n{words}")
     ledger.note_passed({test: codes[test] for test in tests})
 
 
