@@ -11,6 +11,7 @@ cut off waits for its own hands, leaves the marks once more, and tells the owner
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ log = logs.get("marks")
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _XMP = ".xmp"
+_PREFIX_AWAY = (
+    "the folder {!r} is not there, and a link that is to be removed may be in it: put it back, or make an empty one"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,9 @@ class Marks:
             everything = not mark.there or mark.source_id in wholly
             folders = self.layout.folders_of(mark.target_id, job.target_user_id) if everything else ()
             paths = [path for path in mark.paths if path not in named]
+            if any(path.startswith(mark.prefix + "/") for path in paths) and not os.path.lexists(mark.prefix):
+                failed[mark.source_id] = _PREFIX_AWAY.format(mark.prefix)
+                continue
             try:
                 removed += remove_files(self.layout, folders, str(mark.target_id), paths, but=named)
                 for path in paths:

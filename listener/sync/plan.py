@@ -21,7 +21,7 @@ REMOVED_BY_TARGET = "removed by target"
 # Why a source may not be shared for now (plan.sql): its copy is parked. For every other reason it goes for good.
 FOR_NOW = frozenset({"settings", "owner", "offline", "trashed", "still"})
 # For these a copy goes that lies in no place of a job any more; else such a copy is kept (README).
-_PRIVATE = frozenset({"locked", "deleted", "gone"})
+_PRIVATE = frozenset({"locked", "deleted", "gone", "moved"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,8 @@ WITH named AS (
                    WHEN copied.target_asset_id IS NOT NULL THEN 'copy'
                END AS for_good,
                -- Its path is the one that it had when it was copied: not its user took it out, the settings did.
-               CASE WHEN source."originalPath" = made.source_path THEN 'settings' ELSE 'moved' END AS elsewhere,
+               CASE WHEN made.source_path IS NULL THEN 'elsewhere'
+                    WHEN source."originalPath" = made.source_path THEN 'settings' ELSE 'moved' END AS elsewhere,
                CASE
                    WHEN owner."deletedAt" IS NOT NULL OR library."deletedAt" IS NOT NULL THEN 'owner'
                    WHEN source."isOffline" THEN 'offline'

@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -199,6 +200,42 @@ def test_a_locked_photo_goes_also_where_its_link_cannot_be_removed(home: Home) -
     home.house.sweep()
     eventually(lambda: not link.is_symlink(), within=20)
     eventually(lambda: failed(home) == set(), within=20, describe=lambda: failed(home))
+
+
+@pytest.mark.variant
+def test_a_link_goes_also_where_its_whole_folder_was_away_and_is_back(home: Home) -> None:
+    alice, bob = home.alice, home.bob
+    photo = alice.upload("a.jpg")
+    home.settled()
+    link = Path(bob.asset(home.copied(photo))["originalPath"])
+    prefix = Path(home.house.jobs[1].target_path_prefix)
+    prefix.rename(prefix.with_name("away"))
+    alice.lock(photo)
+    eventually(lambda: bob.assets() == [])
+    eventually(lambda: failed(home) == {photo})
+    prefix.with_name("away").rename(prefix)
+    home.house.sweep()
+    eventually(lambda: not link.is_symlink(), within=20)
+    home.settled()
+
+
+@pytest.mark.variant
+def test_a_copy_goes_where_its_source_was_moved_out_while_the_target_prefix_changed(home: Home) -> None:
+    alice, bob = home.alice, home.bob
+    library = alice.add_library(home.photos.parent)
+    (photo,) = alice.scan_library(library, [f"{home.photos.name}/a.jpg"])
+    home.settled()
+    home.stop()
+    path = Path(alice.asset(photo)["originalPath"])
+    path.rename(home.photos.parent / "private.jpg")
+    alice.rows.execute(update("asset", {"id": photo, "originalPath": home.photos.parent / "private.jpg"}))
+    home.house = replace(
+        home.house,
+        jobs=tuple(replace(job, target_path_prefix=job.target_path_prefix + "_new") for job in home.house.jobs),
+    )
+    home.start()
+    eventually(lambda: bob.assets() == [], describe=bob.assets)
+    home.settled()
 
 
 def own_library(home: Home) -> Callable[..., UUID]:
