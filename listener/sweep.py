@@ -196,6 +196,11 @@ def _rows(catalog: Catalog) -> list[sql.Composed]:
         sql.SQL(
             'stack AS row_of JOIN asset AS member ON member."stackId" = row_of.id WHERE member.id = ANY(concerned.ids)'
         ).format(),
+        sql.SQL(
+            "public._face_sync_stack_map AS row_of"
+            ' JOIN asset AS member ON member."stackId" = row_of.source_stack_id'
+            " WHERE member.id = ANY(concerned.ids) AND row_of.target_user_id = %(target_user)s"
+        ).format(),
         *(
             sql.SQL("public.{} AS row_of WHERE row_of.target_asset_id = ANY(concerned.ids)").format(
                 sql.Identifier(f"_face_sync_{table}")

@@ -19,68 +19,27 @@ from tests.conftest import ImmichDatabase, Roots
 from tests.copied_photo import Share, prepare
 from tests.judging import Break, Do, both, judged, on_releases, rules, run
 from tests.source_photo import MODIFIED, write
+from tests.stacked_photo import (
+    dissolve,
+    note_stack,
+    of_mirrored,
+    only_cover,
+    own_stack,
+    stack,
+    take_out,
+    third,
+    unstack,
+)
 
 pytest_plugins = ("tests.judge_fixtures",)
 
 # Columns of tags and albums had other names until 2.2, an album its owner until 2.7.
 NAMES = ("2.0.0", "3.0.3")
-STACK = UUID("00000000-0000-4000-8000-000000000001")
-MIRROR = UUID("00000000-0000-4000-8000-000000000002")
 
 
 def change_job(share: Share, **changes: Any) -> None:
     share.external = replace(share.external, **changes)
     share.jobs = (share.external, share.uploads)
-
-
-def stack(share: Share) -> None:
-    """Let the plain photo and the upload be a stack, and their copies its mirror."""
-    ids = share.ids | {"upload_copy": share.copies[share.upload], "stack": STACK, "mirror": MIRROR}
-    share.insert("stack", id=STACK, primaryAssetId=share.plain, ownerId=share.source_user)
-    share.insert("stack", id=MIRROR, primaryAssetId=ids["plain_copy"], ownerId=share.target_user)
-    share.run('UPDATE asset SET "stackId" = %(stack)s WHERE id IN (%(plain)s, %(upload)s)', **ids)
-    share.run('UPDATE asset SET "stackId" = %(mirror)s WHERE id IN (%(plain_copy)s, %(upload_copy)s)', **ids)
-    share.insert(
-        "_face_sync_stack_map", source_stack_id=STACK, target_stack_id=MIRROR, target_user_id=share.target_user
-    )
-
-
-def unstack(share: Share) -> None:
-    share.run('UPDATE asset SET "stackId" = NULL WHERE "stackId" = %(stack)s', stack=STACK)
-    share.run("DELETE FROM stack WHERE id = %(stack)s", stack=STACK)
-
-
-def dissolve(share: Share) -> None:
-    share.run('UPDATE asset SET "stackId" = NULL WHERE "stackId" = %(mirror)s', mirror=MIRROR)
-    share.run("DELETE FROM stack WHERE id = %(mirror)s", mirror=MIRROR)
-
-
-def own_stack(share: Share) -> None:
-    """Move a copy from the mirrored stack, which is left with one, into one of the target's own."""
-    own = uuid4()
-    if share.run('SELECT 1 FROM stack WHERE "primaryAssetId" = %(plain_copy)s', **share.ids):
-        of_mirrored(f"\"primaryAssetId\" = '{share.copies[share.upload]}'")(share)
-    share.insert("stack", id=own, primaryAssetId=share.ids["plain_copy"], ownerId=share.target_user)
-    share.run('UPDATE asset SET "stackId" = %(own)s WHERE id = %(plain_copy)s', own=own, **share.ids)
-
-
-def only_cover(share: Share) -> None:
-    """Let the cover be no member, since it is in a stack of the target's own, and another photo join."""
-    share.copy(third := share.add_asset("third.jpg"), share.external, uuid4())
-    share.run('UPDATE asset SET "stackId" = %(stack)s WHERE id = %(id)s', stack=STACK, id=third)
-    share.run('UPDATE asset SET "stackId" = %(stack)s WHERE id = %(id)s', stack=MIRROR, id=share.copies[third])
-    share.run('UPDATE stack SET "primaryAssetId" = %(id)s WHERE id = %(mirror)s', id=share.copies[third], mirror=MIRROR)
-    own_stack(share)
-
-
-def of_mirrored(change: str) -> Do:
-    return lambda share: share.run(f"UPDATE stack SET {change} WHERE id = '{MIRROR}'", **share.ids)
-
-
-def note_stack(share: Share) -> None:
-    share.insert(
-        "_face_sync_stack_map", source_stack_id=uuid4(), target_stack_id=uuid4(), target_user_id=share.target_user
-    )
 
 
 def tag(share: Share) -> None:
@@ -120,6 +79,13 @@ def album(share: Share) -> None:
 
 def forget_album(share: Share) -> None:
     share.run("DELETE FROM _face_sync_album_map")
+
+
+def never_put(share: Share) -> None:
+    """Make a copy the cover of the job's album that was never in it."""
+    forget_album(share)
+    share.run("DELETE FROM album_asset")
+    share.run('UPDATE album SET "albumThumbnailAssetId" = %(plain_copy)s', **share.ids)
 
 
 def album_of(owner: Callable[[Share], UUID], change: str = "") -> Do:
@@ -226,7 +192,8 @@ LOCKS = ("asset_exif", "lockedProperties")
 BREAKS = [
     # Stacks
     Break("stack.missing", both(stack, dissolve, run("DELETE FROM _face_sync_stack_map"))),
-    Break("stack.missing", both(stack, dissolve), frozenset({"stack_map.orphan"}), where="but noted"),
+    Break("stack.missing", both(third, dissolve, run("DELETE FROM _face_sync_stack_map"), run(
+        "UPDATE _face_sync_base SET stack_id = NULL")), where="of three"),
     Break("stack.ownerId", both(stack, of_mirrored('"ownerId" = %(source_user)s'))),
     Break("stack.primaryAssetId", both(stack, of_mirrored('"primaryAssetId" = %(copy)s'))),
     Break(
@@ -242,7 +209,19 @@ BREAKS = [
         both(stack, run('UPDATE asset SET "deletedAt" = now(), status = \'trashed\' WHERE id = %(plain_copy)s')),
         where="of one and a trashed one",
     ),
+    Break("asset.stackId", both(third, take_out, run("UPDATE _face_sync_base SET stack_id = NULL")), where="not noted"),
+    Break(
+        "asset.stackId",
+        both(third, take_out, run("UPDATE _face_sync_base SET stack_id = gen_random_uuid()")),
+        where="noted of another",
+    ),
+    Break(
+        "asset.stackId",
+        both(third, lambda s: s.run("UPDATE asset SET visibility = 'locked' WHERE id = %(id)s", id=s.copies[s.upload])),
+        where="of a locked one",
+    ),
     Break("stack_map.orphan", note_stack),
+    Break("stack_map.orphan", both(stack, unstack, dissolve), where="apart, and the source's too"),
     # Tags
     Break("tag.missing", give_tag_only, on=NAMES),
     Break("tag.missing", both(tag, lambda share: untag(share, forget=True)), where="lost", on=NAMES),
@@ -252,6 +231,7 @@ BREAKS = [
     Break("tag_map.extra", both(tag, lambda share: change_job(share, tags=False)), where="switched off"),
     # Albums
     Break("album.missing", both(album, forget_album), on=NAMES),
+    Break("album.cover", both(album, never_put), frozenset({"album.missing"}), on=NAMES),
     # Duplicates
     Break("skipped.stale", lambda share: skip(share, "duplicate_filename")),
     Break("skipped.stale", skipped_double(originalFileName="skipped2.jpg"), where="other name"),
@@ -315,6 +295,8 @@ ALLOWED: list[tuple[Do, tuple[str, ...]]] = [
     (stack, NAMES),
     (both(stack, only_cover), ("3.0.3",)),
     (own_stack, ("3.0.3",)),
+    (both(stack, dissolve), ("3.0.3",)),
+    (both(third, take_out), ("3.0.3",)),
     (both(tag, own_tag), NAMES),
     (both(tag, untag), NAMES),
     (both(give_tag_only, lambda share: change_job(share, tags=False)), NAMES),

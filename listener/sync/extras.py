@@ -15,7 +15,7 @@ from listener.immich.catalog import Catalog
 from listener.settings import Job
 
 # An empty one goes before another is made: a copy leads one stack only.
-_STACKS = ("stack_release", "stack_dissolve", "stack_make", "stack_join", "stack_dissolve")
+_STACKS = ("stack_release", "stack_dissolve", "stack_make", "stack_join", "stack_note", "stack_dissolve")
 _TAGS = ("tags_remove", "tags_make", "tags_give")
 
 
@@ -39,6 +39,7 @@ class Extras:
     drop: bytes
     dissolve: bytes
     tags: tuple[bytes, ...]
+    hidden: bytes
     albums: tuple[bytes, ...]
     album_is_theirs: bytes
 
@@ -56,10 +57,14 @@ class Extras:
         owner = "album_owner_column" if catalog.has("album", "ownerId") else "album_owner_member"
         return cls(
             stacks=composed(*_STACKS),
-            uncover=composed("stack_uncover"),
+            uncover=(
+                *composed("stack_leave", "stack_uncover"),
+                statement("extras", "album_uncover", going=sql.SQL("true"), **names),
+            ),
             drop=statement("extras", "stack_drop"),
             dissolve=statement("extras", "stack_dissolve"),
             tags=composed(*tags),
+            hidden=statement("extras", "album_uncover", going=sql.SQL("cover.visibility = 'hidden'"), **names),
             albums=composed("album_add", "album_cover"),
             album_is_theirs=statement("extras", owner),
         )
@@ -71,7 +76,7 @@ class Extras:
 
     async def write(self, connection: Connection, job: Job, params: Mapping[str, Any]) -> None:
         """Write what surrounds the copies of a batch. Part of a serialised transaction."""
-        for step in self.tags:
+        for step in (*self.tags, self.hidden):
             await connection.execute(step, {**params, "tags": job.tags})
         if params["album"] is not None:
             for step in self.albums:
@@ -89,7 +94,7 @@ class Extras:
         await connection.execute(self.drop, params)
 
     async def before_parking(self, connection: Connection, params: Mapping[str, Any]) -> None:
-        """Let others be the covers of what these copies lead. Part of a serialised transaction."""
+        """Take copies out of mirrored stacks, and let others be the covers of what they lead. Part of such, too."""
         for step in self.uncover:
             await connection.execute(step, params)
 

@@ -59,7 +59,7 @@ class _ExtrasJudge:
         return found
 
     async def albums(self) -> list[Difference]:
-        """Judge for each job with an album that its copies were put into it."""
+        """Judge for each job with an album that its copies were put into it, and for all the covers of albums."""
         plural = self._db.has("album_asset", "albumsId")
         parts = {
             "asset": sql.Identifier("assetsId" if plural else "assetId"),
@@ -68,10 +68,15 @@ class _ExtrasJudge:
         }
         found = []
         for job in self._jobs:
-            if job.album_id is None:
-                continue
             params = _arrays(pair for pair in self._pairs.values() if pair.job == job)
             params |= {"album": job.album_id, "target_user": job.target_user_id}
+            covers = await self._db.rows("extras/covers", params, **parts)
+            found += self._of_pairs(
+                (source, target, "album.cover", f"it cannot be the cover of {album}")
+                for source, target, album in covers
+            )
+            if job.album_id is None:
+                continue
             rows = await self._db.rows("extras/album", params, **parts)
             found += self._of_pairs((*row, "album.missing", f"was never put into {job.album_id}") for row in rows)
         return found

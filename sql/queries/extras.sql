@@ -1,17 +1,25 @@
 -- What surrounds a copy: albums, tags, stacks.
 
 -- name: stack_members
--- The source stacks concerned, and the copies that may be in their mirrors: a copy in a stack that the target
--- user made is theirs, and no member of ours.
+-- The source stacks concerned, and the copies that may be in their mirrors: none that is locked, hidden or in the
+-- trash, since a stack hides what its cover is not; none in a stack that the target user made, which is theirs; and
+-- none that they took out of this mirror. apart: they took the mirror apart, or Immich did when they deleted the others.
 WITH concerned AS (
-    SELECT source."stackId" AS id
-    FROM asset AS source WHERE source.id = ANY(%(sources)s::uuid[]) AND source."stackId" IS NOT NULL
-    UNION
-    SELECT map.source_stack_id
-    FROM asset AS copy JOIN public._face_sync_stack_map AS map ON map.target_stack_id = copy."stackId"
-    WHERE copy.id = ANY(%(targets)s::uuid[])
+    SELECT asked.id, coalesce(map.target_stack_id, pg_temp.copy_id(asked.id, %(target_user)s)) AS mirror,
+           map.target_stack_id IS NOT NULL
+               AND NOT EXISTS (SELECT FROM stack WHERE stack.id = map.target_stack_id) AS apart
+    FROM (
+        SELECT source."stackId" AS id
+        FROM asset AS source WHERE source.id = ANY(%(sources)s::uuid[]) AND source."stackId" IS NOT NULL
+        UNION
+        SELECT map.source_stack_id
+        FROM asset AS copy JOIN public._face_sync_stack_map AS map ON map.target_stack_id = copy."stackId"
+        WHERE copy.id = ANY(%(targets)s::uuid[])
+    ) AS asked
+    LEFT JOIN public._face_sync_stack_map AS map
+           ON map.source_stack_id = asked.id AND map.target_user_id = %(target_user)s
 ), member AS (
-    SELECT concerned.id AS source_stack, copy.id, copy."stackId",
+    SELECT concerned.id AS source_stack, concerned.mirror, copy.id, copy."stackId",
            source.id = stack."primaryAssetId" AS cover,
            row_number() OVER (PARTITION BY concerned.id
                               ORDER BY source.id = stack."primaryAssetId" DESC, source."fileCreatedAt", source.id) AS place,
@@ -21,55 +29,95 @@ WITH concerned AS (
     JOIN asset AS source ON source."stackId" = concerned.id
     JOIN public._face_sync_asset_map AS map ON map.source_asset_id = source.id AND map.target_user_id = %(target_user)s
     JOIN asset AS copy ON copy.id = map.target_asset_id
-    WHERE copy."deletedAt" IS NULL
+    LEFT JOIN public._face_sync_base AS base ON base.target_asset_id = copy.id
+    WHERE NOT concerned.apart
+      AND copy."deletedAt" IS NULL AND copy.visibility IN ('timeline', 'archive')
       AND (copy."stackId" IS NULL
            OR EXISTS (SELECT FROM public._face_sync_stack_map AS ours WHERE ours.target_stack_id = copy."stackId"))
+      AND (copy."stackId" IS NOT DISTINCT FROM concerned.mirror OR base.stack_id IS DISTINCT FROM concerned.mirror)
 )
 
 -- name: stack_release
--- Copies in a mirrored stack in which they are no longer: taken out before the stack changes or goes.
-{members}
-UPDATE asset AS mine SET "stackId" = NULL
-FROM public._face_sync_stack_map AS map
-WHERE map.target_stack_id = mine."stackId"
-  AND map.source_stack_id IN (SELECT id FROM concerned)
-  AND EXISTS (SELECT FROM public._face_sync_asset_map AS ours WHERE ours.target_asset_id = mine.id)
-  AND NOT EXISTS (
-      SELECT FROM member
-      WHERE member.id = mine.id AND member.source_stack = map.source_stack_id AND member.members > 1)
+-- Copies in a mirrored stack in which they are no longer: taken out before the stack changes or goes. By us: they may
+-- come back.
+{members}, released AS (
+    UPDATE asset AS mine SET "stackId" = NULL
+    FROM public._face_sync_stack_map AS map
+    WHERE map.target_stack_id = mine."stackId"
+      AND map.source_stack_id IN (SELECT id FROM concerned)
+      AND EXISTS (SELECT FROM public._face_sync_asset_map AS ours WHERE ours.target_asset_id = mine.id)
+      AND NOT EXISTS (
+          SELECT FROM member
+          WHERE member.id = mine.id AND member.source_stack = map.source_stack_id AND member.members > 1)
+    RETURNING mine.id
+)
+UPDATE public._face_sync_base AS base SET stack_id = NULL FROM released WHERE base.target_asset_id = released.id
 
 -- name: stack_make
 -- Two members make a stack. It has the source's cover, or its first member where the cover is not shared.
 {members}, noted AS (
     INSERT INTO public._face_sync_stack_map (source_stack_id, target_stack_id, target_user_id)
-    SELECT source_stack, pg_temp.copy_id(source_stack, %(target_user)s), %(target_user)s
+    SELECT source_stack, mirror, %(target_user)s
     FROM member WHERE members > 1 AND place = 1
     ON CONFLICT DO NOTHING
 )
 INSERT INTO stack AS mine (id, "primaryAssetId", "ownerId", "updateId")
-SELECT pg_temp.copy_id(source_stack, %(target_user)s), member.id, %(target_user)s, pg_temp.ahead()
+SELECT member.mirror, member.id, %(target_user)s, pg_temp.ahead()
 FROM member WHERE members > 1 AND place = 1
 ON CONFLICT (id) DO UPDATE SET "primaryAssetId" = excluded."primaryAssetId"
 WHERE mine."primaryAssetId" <> excluded."primaryAssetId"
 
 -- name: stack_join
+-- Only out of the stack in which it was read: its user may be moving it at this very moment.
 {members}
-UPDATE asset AS mine SET "stackId" = pg_temp.copy_id(member.source_stack, %(target_user)s)
+UPDATE asset AS mine SET "stackId" = member.mirror
 FROM member
 WHERE member.id = mine.id AND member.members > 1
-  AND mine."stackId" IS DISTINCT FROM pg_temp.copy_id(member.source_stack, %(target_user)s)
+  AND mine."stackId" IS DISTINCT FROM member.mirror AND mine."stackId" IS NOT DISTINCT FROM member."stackId"
+
+-- name: stack_note
+-- What is noted here and found elsewhere later was taken out by its user.
+{members}
+INSERT INTO public._face_sync_base AS base (target_asset_id, stack_id)
+SELECT member.id, member.mirror FROM member WHERE member."stackId" = member.mirror
+ON CONFLICT (target_asset_id) DO UPDATE SET stack_id = excluded.stack_id
+WHERE base.stack_id IS DISTINCT FROM excluded.stack_id
 
 -- name: stack_dissolve
--- A mirrored stack that no copy is in: it goes. What the target user added to it is theirs again, unstacked.
+-- A mirrored stack that no copy is in: it goes. What the target user added to it is theirs again, unstacked. One that
+-- they took apart is remembered as long as the source's is there.
 WITH gone AS (
     DELETE FROM public._face_sync_stack_map AS map
     WHERE map.target_user_id = %(target_user)s
-      AND NOT EXISTS (
-          SELECT FROM asset AS copy JOIN public._face_sync_asset_map AS ours ON ours.target_asset_id = copy.id
-          WHERE copy."stackId" = map.target_stack_id)
+      AND CASE WHEN EXISTS (SELECT FROM stack WHERE stack.id = map.target_stack_id)
+               THEN NOT EXISTS (
+                   SELECT FROM asset AS copy JOIN public._face_sync_asset_map AS ours ON ours.target_asset_id = copy.id
+                   WHERE copy."stackId" = map.target_stack_id)
+               ELSE NOT EXISTS (SELECT FROM stack WHERE stack.id = map.source_stack_id) END
     RETURNING map.target_stack_id
 )
 DELETE FROM stack USING gone WHERE stack.id = gone.target_stack_id
+
+-- name: stack_leave
+-- Before copies are deleted or parked: they leave mirrored stacks, which end with fewer than two. It is not their user
+-- who takes them out or apart: nothing of it is noted, so that all is as before when they are back.
+WITH mirrored AS (
+    SELECT map.target_stack_id AS id, count(*) FILTER (WHERE NOT member.id = ANY(%(targets)s::uuid[])) < 2 AS ends
+    FROM public._face_sync_stack_map AS map JOIN asset AS member ON member."stackId" = map.target_stack_id
+    WHERE map.target_stack_id IN (SELECT copy."stackId" FROM asset AS copy WHERE copy.id = ANY(%(targets)s::uuid[]))
+    GROUP BY map.target_stack_id
+), leaving AS (
+    UPDATE asset AS mine SET "stackId" = NULL
+    FROM mirrored
+    WHERE mine."stackId" = mirrored.id AND (mirrored.ends OR mine.id = ANY(%(targets)s::uuid[]))
+    RETURNING mine.id
+), forgotten AS (
+    UPDATE public._face_sync_base AS base SET stack_id = NULL FROM leaving WHERE base.target_asset_id = leaving.id
+), ended AS (
+    DELETE FROM public._face_sync_stack_map AS map USING mirrored
+    WHERE map.target_stack_id = mirrored.id AND mirrored.ends
+)
+DELETE FROM stack USING mirrored WHERE stack.id = mirrored.id AND mirrored.ends
 
 -- name: stack_uncover
 -- Before copies are deleted or parked: PostgreSQL keeps an asset that is the cover of a stack, the target user's own
@@ -166,12 +214,13 @@ SELECT fresh.asset_id, tag.value FROM fresh JOIN tag ON tag.id = fresh.tag_id
 ON CONFLICT DO NOTHING
 
 -- name: album_add
--- Copies that were never put into this album by us: one that its user took out of it stays out. Motion parts
--- belong to their stills.
+-- Copies that were never put into this album by us: one that its user took out of it stays out. Not what its user
+-- locked or threw away. Motion parts belong to their stills.
 WITH fresh AS (
     INSERT INTO public._face_sync_album_map (target_asset_id, album_id)
     SELECT copy.id, %(album)s FROM asset AS copy
-    WHERE copy.id = ANY(%(targets)s::uuid[]) AND copy.visibility <> 'hidden'
+    WHERE copy.id = ANY(%(targets)s::uuid[])
+      AND copy.visibility IN ('timeline', 'archive') AND copy."deletedAt" IS NULL
     ON CONFLICT DO NOTHING
     RETURNING target_asset_id
 )
@@ -180,11 +229,29 @@ SELECT %(album)s, fresh.target_asset_id, pg_temp.ahead() FROM fresh
 ON CONFLICT DO NOTHING
 
 -- name: album_cover
--- As Immich does: the first photo becomes the cover of an album that has none.
-UPDATE album SET "albumThumbnailAssetId" = (SELECT copy.id FROM asset AS copy
-                                            WHERE copy.id = ANY(%(targets)s::uuid[]) AND copy.visibility <> 'hidden'
-                                            ORDER BY copy."localDateTime" DESC, copy.id LIMIT 1)
+-- As Immich does: the first photo becomes the cover of an album that has none. One that is in it.
+UPDATE album SET "albumThumbnailAssetId" = cover.id
+FROM (SELECT copy.id
+      FROM asset AS copy
+      JOIN album_asset AS entry ON entry.{album_asset_asset} = copy.id AND entry.{album_asset_album} = %(album)s
+      WHERE copy.id = ANY(%(targets)s::uuid[])
+        AND copy.visibility IN ('timeline', 'archive') AND copy."deletedAt" IS NULL
+      ORDER BY copy."localDateTime" DESC, copy.id LIMIT 1) AS cover
 WHERE album.id = %(album)s AND album."albumThumbnailAssetId" IS NULL
+
+-- name: album_uncover
+-- Copies that go, that are parked or that we hide are no album's cover any more, whoever's it is: another photo of it is.
+WITH led AS (
+    SELECT album.id, (
+        SELECT member.id
+        FROM album_asset AS entry JOIN asset AS member ON member.id = entry.{album_asset_asset}
+        WHERE entry.{album_asset_album} = album.id AND NOT member.id = ANY(%(targets)s::uuid[])
+          AND member.visibility IN ('timeline', 'archive') AND member."deletedAt" IS NULL
+        ORDER BY member."localDateTime" DESC, member.id LIMIT 1) AS next
+    FROM album JOIN asset AS cover ON cover.id = album."albumThumbnailAssetId"
+    WHERE cover.id = ANY(%(targets)s::uuid[]) AND {going}
+)
+UPDATE album SET "albumThumbnailAssetId" = led.next FROM led WHERE album.id = led.id
 
 -- name: album_owner_column
 -- Is the album there and the target's own? Up to 2.7 the owner is a column of album.

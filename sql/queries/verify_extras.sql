@@ -2,15 +2,18 @@
 -- what is kept of copies that are gone.
 
 -- name: stacks
--- Members are live copies that are in no stack which the target user made. Two of one source stack make a stack
--- of the target, with the copy of the source's cover if that is among them. Nothing else is in such a stack.
+-- Members are live, visible copies that are in no stack which the target user made. Two of one source stack make a stack
+-- of the target, with the copy of the source's cover if that is among them. Nothing else is in such a stack. What the
+-- target user took out of a mirrored stack, or apart, stays so while the source's is the same.
 WITH pair AS (
     SELECT *
     FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[], %(target_users)s::uuid[])
         AS pair (source, target, target_user)
 ),
 ours AS (
-    SELECT map.source_stack_id, map.target_stack_id, map.target_user_id
+    SELECT
+        map.source_stack_id, map.target_stack_id, map.target_user_id,
+        NOT EXISTS (SELECT FROM stack WHERE stack.id = map.target_stack_id) AS apart
     FROM _face_sync_stack_map AS map
     WHERE map.target_user_id = ANY(%(target_users)s)
 ),
@@ -30,10 +33,16 @@ member AS (
     JOIN stack ON stack.id = source."stackId"
     JOIN asset AS copy ON copy.id = pair.target
     LEFT JOIN ours ON ours.source_stack_id = source."stackId" AND ours.target_user_id = pair.target_user
+    LEFT JOIN _face_sync_base AS base ON base.target_asset_id = pair.target
     WHERE copy."deletedAt" IS NULL
+      AND copy.visibility IN ('timeline', 'archive')
+      AND ours.apart IS NOT true
       AND (
         copy."stackId" IS NULL OR EXISTS (SELECT FROM ours AS known WHERE known.target_stack_id = copy."stackId")
       )
+      -- Where it was put: without a mirror of this stack, into the one that is noted.
+      AND (base.stack_id IS NULL OR copy."stackId" IS NOT DISTINCT FROM base.stack_id
+           OR base.stack_id <> coalesce(ours.target_stack_id, base.stack_id))
     WINDOW whole AS (PARTITION BY source."stackId", pair.target_user)
 )
 SELECT member.source, member.target, rule.name, rule.detail
@@ -58,12 +67,12 @@ WHERE member.members > 1 AND rule.broken
 UNION ALL
 SELECT pair.source, pair.target, 'asset.stackId', 'it is in a mirrored stack that it does not belong to'
 FROM pair
-JOIN asset AS copy ON copy.id = pair.target AND copy."deletedAt" IS NULL
+JOIN asset AS copy ON copy.id = pair.target
 JOIN ours ON ours.target_stack_id = copy."stackId"
 WHERE NOT EXISTS (SELECT FROM member WHERE member.target = pair.target AND member.members > 1)
 
 -- name: stacks_unneeded
--- Mirrored stacks without a copy.
+-- Mirrored stacks without a copy, and notes of such as their user took apart, of which the source's is gone.
 SELECT map.target_user_id, map.target_stack_id
 FROM _face_sync_stack_map AS map
 WHERE map.target_user_id = ANY(%(target_users)s)
@@ -72,6 +81,10 @@ WHERE map.target_user_id = ANY(%(target_users)s)
     FROM asset AS copy
     JOIN _face_sync_asset_map AS mapped ON mapped.target_asset_id = copy.id
     WHERE copy."stackId" = map.target_stack_id
+  )
+  AND (
+    EXISTS (SELECT FROM stack WHERE stack.id = map.target_stack_id)
+    OR NOT EXISTS (SELECT FROM stack WHERE stack.id = map.source_stack_id)
   )
 
 -- name: tags_wanted
@@ -157,7 +170,8 @@ WHERE NOT EXISTS (
 -- that is gone or not the target's own gets nothing.
 SELECT pair.source, pair.target
 FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS pair (source, target)
-JOIN asset AS copy ON copy.id = pair.target AND copy.visibility <> 'hidden'
+JOIN asset AS copy
+    ON copy.id = pair.target AND copy.visibility IN ('timeline', 'archive') AND copy."deletedAt" IS NULL
 JOIN album ON album.id = %(album)s AND album."deletedAt" IS NULL
 WHERE {owned}
   AND NOT EXISTS (
@@ -168,6 +182,22 @@ WHERE {owned}
     FROM _face_sync_album_map AS map
     WHERE map.album_id = %(album)s AND map.target_asset_id = pair.target
   )
+
+-- name: covers
+-- Copies that are the cover of an album and that nobody but us can have made it: one that is parked, of any album, and
+-- one of the job's album that was never put into it. All else may be what Immich leaves when its user moves a photo.
+SELECT pair.source, pair.target, album.id
+FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS pair (source, target)
+JOIN album ON album."albumThumbnailAssetId" = pair.target
+JOIN _face_sync_asset_map AS map ON map.target_asset_id = pair.target
+WHERE map.parked IS NOT NULL
+   OR album.id = %(album)s
+      AND NOT EXISTS (
+        SELECT FROM album_asset AS entry WHERE entry.{album} = album.id AND entry.{asset} = pair.target
+      )
+      AND NOT EXISTS (
+        SELECT FROM _face_sync_album_map AS put WHERE put.album_id = album.id AND put.target_asset_id = pair.target
+      )
 
 -- name: album_of_owner
 -- Up to Immich 2.7.

@@ -100,7 +100,13 @@ def test_it_passes_over_what_it_has_seen_and_looks_again_at_whatever_was_written
     read = {
         *("asset", "asset_exif", "asset_file", "asset_job_status", "asset_face", "face_search", "smart_search"),
         *("asset_ocr", "ocr_search", "asset_edit", "tag", "tag_asset", "stack"),
-        *("_face_sync_asset_map", "_face_sync_base", "_face_sync_face_map", "_face_sync_tag_map"),
+        *(
+            "_face_sync_asset_map",
+            "_face_sync_base",
+            "_face_sync_face_map",
+            "_face_sync_tag_map",
+            "_face_sync_stack_map",
+        ),
     }
     for table in sorted(read & tables.keys()) + sorted(read - tables.keys()):
         assert without_events(home, table) > 0, f"there is nothing in {table}: the test shows nothing"
