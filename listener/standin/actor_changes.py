@@ -155,8 +155,10 @@ class Changes(Jobs):
         )
 
     def album_remove(self, album: UUID, *assets: UUID) -> None:
-        """Take photos out of an album."""
+        """Take photos out of an album; where its cover is among them, Immich chooses another."""
         self.rows.execute(delete("album_asset", *self._album_rows(album, assets)))
+        if self.rows.the("album", id=album)["albumThumbnailAssetId"] in assets:
+            self.rows.run("choose_album_cover", album=album)
 
     def album_share(self, album: UUID, user: UUID, role: str = "editor") -> None:
         """Let another user see an album."""

@@ -88,6 +88,14 @@ JOIN tag_asset ON tag_asset.{tag_tag} = tag.id
 WHERE tag_asset.{tag_asset} = %(asset)s
 ORDER BY tag.value
 
+-- name: choose_album_cover
+-- The latest photo that is in the album and not deleted.
+UPDATE album SET "albumThumbnailAssetId" = (
+    SELECT asset.id FROM asset JOIN album_asset ON album_asset.{album_asset} = asset.id
+    WHERE album_asset.{album_id} = album.id AND asset."deletedAt" IS NULL
+    ORDER BY asset."fileCreatedAt" DESC, asset.id LIMIT 1)
+WHERE id = %(album)s
+
 -- name: empty_trash
 UPDATE asset SET status = 'deleted' WHERE "ownerId" = %(user)s AND status = 'trashed' RETURNING id
 

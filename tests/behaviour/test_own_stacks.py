@@ -32,29 +32,31 @@ def look_again(home: Home, *photos: UUID) -> None:
 
 
 def test_a_stack_that_its_user_took_apart_stays_apart(home: Home) -> None:
-    photos, copies, stack = stacked(home, 3)
+    alice = home.alice
+    photos, _, stack = stacked(home, 4)
+    # Two are away at that moment: what their user said was of the whole stack.
+    alice.trash(photos[2], photos[3])
+    home.settled()
     home.bob.unstack(stack)
     home.settled()
+    alice.restore(photos[2], photos[3])
+    home.settled()
     look_again(home, *photos)
-    assert [stack_of(home, copy) for copy in copies] == [None] * 3
+    assert [stack_of(home, home.copied(photo)) for photo in photos] == [None] * 4
 
-    # Another cover, or a copy that was away, is no other stack.
-    home.alice.set_stack_cover(home.alice.asset(photos[0])["stackId"], photos[1])
-    home.alice.trash(photos[2])
+    # Another cover is no other stack.
+    alice.set_stack_cover(alice.asset(photos[0])["stackId"], photos[1])
     home.settled()
-    home.alice.restore(photos[2])
-    home.settled()
-    look_again(home, *photos)
-    assert [stack_of(home, home.copied(photo)) for photo in photos] == [None] * 3
+    look_again(home, photos[1])
     assert not home.house.query('SELECT 1 FROM stack WHERE "ownerId" = %s', home.bob.user_id)
 
     # What alice stacks anew is.
-    fourth = home.alice.upload("fourth.jpg")
-    home.alice.stack(photos[0], fourth)
+    fifth = alice.upload("fifth.jpg")
+    alice.stack(photos[0], fifth)
     home.settled()
-    again = stack_of(home, home.copied(fourth))
+    again = stack_of(home, home.copied(fifth))
     assert again not in {None, stack}
-    assert [stack_of(home, home.copied(photo)) for photo in photos] == [again] * 3
+    assert [stack_of(home, home.copied(photo)) for photo in photos] == [again] * 4
 
 
 def test_a_photo_that_its_user_took_out_of_a_stack_stays_out(home: Home) -> None:
