@@ -143,7 +143,7 @@ WHERE stack.id IN (
 
 -- name: tags_wanted
 -- The tags that sources of this batch have.
-WITH wanted AS (
+WITH RECURSIVE wanted AS (
     SELECT batch.target_id, tag.id AS source_tag, tag.value
     FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[]) AS batch(source_id, target_id)
     JOIN tag_asset ON tag_asset.{tag_asset_asset} = batch.source_id
@@ -164,23 +164,41 @@ WHERE tag."userId" = %(target_user)s AND tag.value = gone.value
   AND tag_asset.{tag_asset_asset} = gone.target_asset_id AND tag_asset.{tag_asset_tag} = tag.id
 
 -- name: tags_make
--- Tags belong to one user: the target gets their own of the same value, with its parents.
-{wanted}, line AS (
-    SELECT tag.* FROM tag WHERE tag.id IN (SELECT source_tag FROM wanted)
-), family AS (
-    SELECT tag.id, tag.value, tag.color, tag."parentId" FROM tag
-    WHERE tag."userId" = %(source_user)s
-      AND EXISTS (SELECT FROM line WHERE line.value = tag.value OR starts_with(line.value, tag.value || '/'))
+-- Tags belong to one user: the target gets their own of the same value, with its parents. Not one that some copy was
+-- given and that is no more: they have deleted or renamed it, and it counts as taken off this copy, too. Either user may
+-- rename a tag, which keeps its id: one that is taken is not used again.
+{wanted}, unknown AS (
+    SELECT wanted.target_id, wanted.source_tag, wanted.value, EXISTS (
+               SELECT FROM tag_asset AS theirs
+               JOIN public._face_sync_asset_map AS copied
+                 ON copied.source_asset_id = theirs.{tag_asset_asset} AND copied.target_user_id = %(target_user)s
+               JOIN public._face_sync_tag_map AS given
+                 ON given.target_asset_id = copied.target_asset_id AND given.value = wanted.value
+               WHERE theirs.{tag_asset_tag} = wanted.source_tag) AS refused
+    FROM wanted
+    WHERE NOT EXISTS (SELECT FROM tag AS own WHERE own."userId" = %(target_user)s AND own.value = wanted.value)
+      AND NOT EXISTS (
+          SELECT FROM public._face_sync_tag_map AS map
+          WHERE map.target_asset_id = wanted.target_id AND map.value = wanted.value)
+), noted AS (
+    INSERT INTO public._face_sync_tag_map (target_asset_id, value)
+    SELECT target_id, value FROM unknown WHERE refused
+    ON CONFLICT DO NOTHING
+), line AS (
+    SELECT tag.id, tag.value, tag.color, tag."parentId"
+    FROM unknown JOIN tag ON tag.id = unknown.source_tag WHERE NOT unknown.refused
+    UNION
+    SELECT tag.id, tag.value, tag.color, tag."parentId" FROM line JOIN tag ON tag.id = line."parentId"
+), family AS MATERIALIZED (
+    SELECT line.*, coalesce(
+               (SELECT own.id FROM tag AS own WHERE own."userId" = %(target_user)s AND own.value = line.value),
+               CASE WHEN EXISTS (SELECT FROM tag AS taken WHERE taken.id = pg_temp.copy_id(line.id, %(target_user)s))
+                    THEN gen_random_uuid() ELSE pg_temp.copy_id(line.id, %(target_user)s) END) AS own_id
+    FROM line
 )
 INSERT INTO tag (id, "userId", value, color, "parentId", "updateId")
-SELECT pg_temp.copy_id(family.id, %(target_user)s), %(target_user)s, family.value, family.color,
-       CASE WHEN family."parentId" IS NOT NULL THEN coalesce(
-           (SELECT own.id FROM tag AS own JOIN tag AS parent ON parent.value = own.value
-            WHERE parent.id = family."parentId" AND own."userId" = %(target_user)s),
-           pg_temp.copy_id(family."parentId", %(target_user)s))
-       END,
-       pg_temp.ahead()
-FROM family
+SELECT family.own_id, %(target_user)s, family.value, family.color, parent.own_id, pg_temp.ahead()
+FROM family LEFT JOIN family AS parent ON parent.id = family."parentId"
 ON CONFLICT ("userId", value) DO NOTHING
 
 -- name: tags_closure

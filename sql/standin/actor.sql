@@ -88,6 +88,19 @@ JOIN tag_asset ON tag_asset.{tag_tag} = tag.id
 WHERE tag_asset.{tag_asset} = %(asset)s
 ORDER BY tag.value
 
+-- name: tagged
+-- The photos that have a tag of a user's, or one below it.
+SELECT DISTINCT tag_asset.{tag_asset} AS asset
+FROM tag
+JOIN tag_asset ON tag_asset.{tag_tag} = tag.id
+WHERE tag."userId" = %(user)s AND (tag.value = %(value)s OR starts_with(tag.value, %(value)s || '/'))
+ORDER BY asset
+
+-- name: rename_tag
+-- Immich 3.3+: the values of the tags below begin with the parent's.
+UPDATE tag SET value = %(new)s || substr(value, length(%(value)s) + 1)
+WHERE "userId" = %(user)s AND (value = %(value)s OR starts_with(value, %(value)s || '/'))
+
 -- name: choose_album_cover
 -- The latest photo that is in the album and not deleted.
 UPDATE album SET "albumThumbnailAssetId" = (
