@@ -94,7 +94,7 @@ class Extras:
         await connection.execute(self.drop, params)
 
     async def before_parking(self, connection: Connection, params: Mapping[str, Any]) -> None:
-        """Take copies out of mirrored stacks, and let others be the covers of what they lead. Part of such, too."""
+        """Take them out of mirrored stacks; others become the covers of what they lead. Part of such a transaction."""
         for step in self.uncover:
             await connection.execute(step, params)
 
