@@ -66,16 +66,18 @@ def test_a_photo_that_its_user_took_out_of_a_stack_stays_out(home: Home) -> None
     look_again(home, *photos)
     assert [stack_of(home, copy) for copy in copies] == [stack, stack, stack, None]
 
-    # Whatever happens to the others meanwhile.
-    home.alice.trash(photos[0], photos[1])
-    home.settled()
-    home.alice.restore(photos[0], photos[1])
-    home.settled()
-    back = [home.copied(photo) for photo in photos]
-    again = stack_of(home, back[0])
-    assert again is not None
-    assert [stack_of(home, copy) for copy in back] == [again, again, again, None]
-    assert cover_of(home, again) == back[0]
+    # Whatever happens to the others meanwhile: parked, or gone for good and made anew.
+    for leave, come_back in ((home.alice.trash, home.alice.restore), (home.alice.lock, home.alice.unlock)):
+        leave(photos[0], photos[1])
+        home.settled()
+        assert stack_of(home, copies[2]) is None, "one photo is no stack"
+        come_back(photos[0], photos[1])
+        home.settled()
+        back = [home.copied(photo) for photo in photos]
+        again = stack_of(home, back[0])
+        assert again is not None
+        assert [stack_of(home, copy) for copy in back] == [again, again, again, None]
+        assert cover_of(home, again) == back[0]
 
 
 @pytest.mark.variant
