@@ -145,11 +145,12 @@ async def _plan(connection: Connection, text: bytes, job: Job) -> dict[str, Any]
         "uploads": False,
         "source_prefix": job.source_path_prefix,
         "target_prefix": job.target_path_prefix,
+        "other_prefixes": "{}",
     }
     for place, name in enumerate(names, start=1):
         text = text.replace(f"%({name})s".encode(), f"${place}".encode())
     name = f"pinned_{uuid4().hex}"
-    types = {"uploads": "boolean", "limit": "bigint", "job": "bigint"} | dict.fromkeys(
+    types = {"uploads": "boolean", "limit": "bigint", "job": "bigint", "other_prefixes": "text[]"} | dict.fromkeys(
         ("source_prefix", "target_prefix", "circumstances"), "text"
     )
     declared = ", ".join(types.get(name, "uuid") for name in names)
