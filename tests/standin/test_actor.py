@@ -314,3 +314,23 @@ def test_the_seed_decides_the_ids(stage: Stage) -> None:
 
     assert again.upload("a.jpg", people=[NEW]) == first
     assert again.faces_of(first)[0]["person"] == person
+
+
+@pytest.mark.parametrize("stage", ["3.0.3", "3.3.0"], indirect=True)
+def test_tags_that_are_renamed_and_deleted(stage: Stage) -> None:
+    with stage.act("carol") as actor:
+        asset = actor.upload("a.jpg", learning=())
+        actor.tag("trip/sea", asset)
+        actor.tag("home", asset)
+        if stage.release < (3, 3):
+            with pytest.raises(LookupError, match="cannot rename"):
+                actor.rename_tag("trip", "journey")
+        else:
+            actor.rename_tag("trip", "journey")
+            assert actor.tags_of(asset) == actor.exif(asset)["tags"] == ["home", "journey/sea"]
+            assert actor.exif(asset)["lockedProperties"] is None, "the XMP is written"
+            actor.rename_tag("journey", "trip")
+        actor.delete_tag("trip")
+        assert actor.tags_of(asset) == ["home"]
+        # Earlier releases leave it in the metadata.
+        assert actor.exif(asset)["tags"] == ["home"] + ["trip/sea"] * (stage.release < (3, 3))
