@@ -51,7 +51,7 @@ RIGHTS: Final[Mapping[str, tuple[Right, ...]]] = {
     "person_group": _rights("SELECT", "INSERT", update=("clusterGroupId",)),
     # Immich 3.3: a trigger on person deletes the shares of a deleted one.
     "person_user": _rights("SELECT", "DELETE"),
-    "tag": _rights("SELECT", "INSERT"),
+    "tag": _rights("SELECT", "INSERT", "DELETE"),
     "tag_asset": _rights("SELECT", "INSERT", "DELETE"),
     "tag_closure": _rights("SELECT", "INSERT"),
     "album": _rights("SELECT", update=("albumThumbnailAssetId", "updateId")),

@@ -37,7 +37,7 @@ class Extras:
     stacks: tuple[bytes, ...]
     uncover: tuple[bytes, ...]
     drop: bytes
-    dissolve: bytes
+    after_removal: tuple[bytes, ...]
     tags: tuple[bytes, ...]
     hidden: bytes
     albums: tuple[bytes, ...]
@@ -62,7 +62,7 @@ class Extras:
                 statement("extras", "album_uncover", going=sql.SQL("true"), **names),
             ),
             drop=statement("extras", "stack_drop"),
-            dissolve=statement("extras", "stack_dissolve"),
+            after_removal=composed("stack_dissolve", "tags_drop"),
             tags=composed(*tags),
             hidden=statement("extras", "album_uncover", going=sql.SQL("cover.visibility = 'hidden'"), **names),
             albums=composed("album_add", "album_cover"),
@@ -99,5 +99,6 @@ class Extras:
             await connection.execute(step, params)
 
     async def after(self, connection: Connection, params: Mapping[str, Any]) -> None:
-        """Take apart mirrored stacks that hold no copy any more."""
-        await connection.execute(self.dissolve, params)
+        """Take apart mirrored stacks that hold no copy any more, and drop the tags that only these copies had."""
+        for step in self.after_removal:
+            await connection.execute(step, params)

@@ -201,6 +201,32 @@ SELECT family.own_id, %(target_user)s, family.value, family.color, parent.own_id
 FROM family LEFT JOIN family AS parent ON parent.id = family."parentId"
 ON CONFLICT ("userId", value) DO NOTHING
 
+-- name: tags_drop
+-- Tags that only copies had which are gone now: their words go, too. Only those that we made, by their id, and that
+-- nothing of the target's is left in: no photo, no tag of theirs below, and no note of a copy from which they took it.
+WITH given AS (
+    SELECT DISTINCT value FROM public._face_sync_tag_map WHERE target_asset_id = ANY(%(targets)s::uuid[])
+), family AS (
+    SELECT tag.id, tag.value
+    FROM tag
+    WHERE tag."userId" = %(target_user)s
+      AND EXISTS (SELECT FROM given WHERE given.value = tag.value OR starts_with(given.value, tag.value || '/'))
+)
+DELETE FROM tag USING family
+WHERE tag.id = family.id
+  AND NOT EXISTS (
+      SELECT FROM tag AS below
+      LEFT JOIN tag AS theirs ON theirs."userId" = %(source_user)s AND theirs.value = below.value
+      WHERE below."userId" = %(target_user)s
+        AND (below.id = family.id OR starts_with(below.value, family.value || '/'))
+        AND (below.id IS DISTINCT FROM pg_temp.copy_id(theirs.id, %(target_user)s)
+             OR EXISTS (SELECT FROM tag_asset WHERE tag_asset.{tag_asset_tag} = below.id)
+             OR EXISTS (
+                 SELECT FROM public._face_sync_tag_map AS other
+                 JOIN public._face_sync_asset_map AS map ON map.target_asset_id = other.target_asset_id
+                 WHERE other.value = below.value AND map.target_user_id = %(target_user)s
+                   AND NOT other.target_asset_id = ANY(%(targets)s::uuid[]))))
+
 -- name: tags_closure
 -- Immich finds photos of a tag and of all below it by this table.
 WITH RECURSIVE above AS (

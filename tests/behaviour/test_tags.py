@@ -102,3 +102,24 @@ def test_tags_are_found_through_their_parents(home: Home) -> None:
         ("trip/sea", "trip/sea/beach"),
         ("trip/sea/beach", "trip/sea/beach"),
     ]
+
+
+def test_the_words_of_tags_go_with_the_last_copy_that_had_them(home: Home) -> None:
+    """A tag of a photo that is locked says what is in it; one of bob's own, or with a photo of his, stays."""
+    alice, bob = home.alice, home.bob
+    photo, other = alice.upload("one.jpg"), alice.upload("two.jpg")
+    own = bob.upload("own.jpg")
+    alice.tag("secret/illness", photo)
+    alice.tag("shared", photo, other)
+    alice.tag("used/by bob", photo)
+    bob.tag("his", own)
+    alice.tag("his", photo)
+    home.settled()
+    bob.tag("used/by bob", own)
+    alice.lock(photo)
+    home.settled()
+    values = {row["value"] for row in bob.rows.where("tag", userId=bob.user_id)}
+    assert values == {"shared", "used", "used/by bob", "his"}
+    alice.unlock(photo)
+    home.settled()
+    assert set(bob.tags_of(home.copied(photo))) == {"secret/illness", "shared", "used/by bob", "his"}
