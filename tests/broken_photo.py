@@ -135,6 +135,11 @@ def fail_source(share: Share, *, reason: str = "no space left") -> UUID:
     return source
 
 
+def fail_copy(share: Share) -> None:
+    """Let a copy that is there be one that could not be written anew."""
+    share.insert("_face_sync_failure", job="photos", source_asset_id=share.plain, reason="the database refused it")
+
+
 def add_stack(share: Share) -> None:
     stack = uuid4()
     share.insert("stack", id=stack, primaryAssetId=share.plain, ownerId=share.source_user)
@@ -183,6 +188,7 @@ BREAKS = [
     # Which sources
     Break("source.uncopied", lambda share: share.add_asset("new.jpg")),
     Break("failed", fail_source),
+    Break("failed", fail_copy, where="again"),
     Break("source.missing", run("DELETE FROM asset WHERE id = %(plain)s")),
     Break("source.owner", of_asset('"ownerId" = %(target_user)s', "plain")),
     Break("source.prefix", of_asset("\"originalPath\" = '/elsewhere/plain.jpg'", "plain")),

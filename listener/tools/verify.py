@@ -105,7 +105,7 @@ async def verify(
             missing_files = {source for source, path in needed if not _exists(path)}
             doubles = await _read_doubles(snapshot, job, [*lacking.forgotten, *lacking.skipped])
             found += lacking.differences(missing_files, doubles)
-            waiting += lacking.waiting + len(missing_files)
+            waiting += lacking.waiting + len(missing_files - lacking.copied)
             left_out += len(lacking.skipped)
         found += await _find_orphan_assets(snapshot, jobs)
         own = await read_own(snapshot, [pair.target for pair in pairs])
@@ -257,7 +257,7 @@ class _Lacking:
         self._job = job
         self._sources = sources
         users = (job.source_user_id, job.target_user_id)
-        self._copied = {copy.source for copy in copies if copy.users == users and copy.path is not None}
+        self.copied = {copy.source for copy in copies if copy.users == users and copy.path is not None}
         stills: dict[UUID, list[SourceAsset]] = {}
         for source in sources.values():
             if source.live and source.barrier is None:
@@ -271,15 +271,18 @@ class _Lacking:
             reason = skipped.get((source.id, job.target_user_id))
             if source.barrier is None and reason is not None:
                 self.skipped[source.id] = reason
+            failure = failures.get((job.name, source.id))
+            if source.id in self.copied and failure is not None:
+                self.failed.append((source.id, failure))
             if (
                 source.barrier
-                or source.id in self._copied
+                or source.id in self.copied
                 or reason is not None
                 or (of_part and all((still.id, job.target_user_id) in skipped for still in of_part))
             ):
                 continue
-            if (job.name, source.id) in failures:
-                self.failed.append((source.id, failures[job.name, source.id]))
+            if failure is not None:
+                self.failed.append((source.id, failure))
             elif not self._due(source, of_part):
                 self.waiting += 1
             else:
@@ -288,7 +291,7 @@ class _Lacking:
     def _due(self, source: SourceAsset, stills: Sequence[SourceAsset]) -> bool:
         """Return whether the copy should be there: a live photo comes with both parts."""
         if stills:
-            return source.ready and any(still.id in self._copied for still in stills)
+            return source.ready and any(still.id in self.copied for still in stills)
         motion = self._sources.get(source.live) if source.live else None
         return source.ready and (motion is None or motion.barrier is not None or motion.ready)
 
@@ -305,7 +308,7 @@ class _Lacking:
             else:
                 yield Difference("source.uncopied", self._job.name, source, None, f"{path} is ready and has no copy")
         for source, reason in self.skipped.items():
-            if reason.startswith("duplicate_") and (source not in doubles or source in self._copied):
+            if reason.startswith("duplicate_") and (source not in doubles or source in self.copied):
                 detail = f"{self._sources[source].path}: {reason}, and that is not so any more"
                 yield Difference("skipped.stale", self._job.name, source, None, detail)
         for source, reason in self.failed:

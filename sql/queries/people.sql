@@ -96,14 +96,18 @@ WHERE map.target_user_id = %(target_user)s
   AND (map.source_person_id = ANY(%(ids)s::uuid[]) OR map.target_person_id = ANY(%(ids)s::uuid[]))
 
 -- name: back
--- With jobs in both directions: whose mirror the source's person is, if that one is still there.
-LEFT JOIN (
-    SELECT map.source_person_id, map.target_person_id
+-- With jobs in both directions: whose mirror the source's person is, if that one is still there. Of several, whom the
+-- source user merged, one: rather who was mirrored than who was only merged.
+LEFT JOIN LATERAL (
+    SELECT map.source_person_id
     FROM public._face_sync_person_map AS map
     JOIN person AS original ON original.{person_id} = map.source_person_id AND original."ownerId" = %(target_user)s
-    WHERE map.target_user_id = %(source_user)s AND map.source_user_id = %(target_user)s
+    WHERE map.target_person_id = person.{person_id}
+      AND map.target_user_id = %(source_user)s AND map.source_user_id = %(target_user)s
       AND map.source_person_id <> map.target_person_id
-) AS back ON back.target_person_id = person.{person_id}
+    ORDER BY map.adopted, map.source_person_id
+    LIMIT 1
+) AS back ON true
 
 -- name: there
 -- Is the person who stands for the source's there?
