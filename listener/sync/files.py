@@ -56,22 +56,18 @@ class FileProblemError(Exception):
 class FileTask:
     """One generated file to be placed.
 
-    shared: one inode with the source's file, else an own copy. once: whatever is there already stays,
-    unless it is the source's file itself.
+    shared: one inode with the source's file, else an own copy.
     """
 
     source: str
     target: str
     shared: bool
-    once: bool = False
 
 
 def place(task: FileTask, layout: Layout, mode: LinkMode) -> How:
     """Make the target file what the source file is. Raises FileProblemError."""
     try:
         source, target = layout.inside_media(task.source), layout.inside_media(task.target)
-        if task.once and target.exists() and not (source.exists() and target.samefile(source)):
-            return "unchanged"
         real = Path(os.path.realpath(source))
         with really_held(real, layout.media) as origin:
             if task.shared and mode != "copy":

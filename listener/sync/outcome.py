@@ -38,7 +38,7 @@ class Outcome:
     changed: sources whose copies their users deleted or edited while the batch was in hand.
 
     Of the target's people, held: whom copied faces named before; named: whom they name now; placed: those whose
-    thumbnails were placed; written: those who are as they should be.
+    thumbnails were placed; written: those who are as they should be; hidden: whose thumbnails are to be removed.
     """
 
     made: list[UUID] = field(default_factory=list)
@@ -54,6 +54,7 @@ class Outcome:
     named: set[UUID] = field(default_factory=set)
     placed: set[UUID] = field(default_factory=set)
     written: set[UUID] = field(default_factory=set)
+    hidden: set[UUID] = field(default_factory=set)
 
 
 async def halving(

@@ -6,48 +6,83 @@ the person was before. What differs is in ``PeopleModel``; everything else is on
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
+from typing import Any
 from uuid import UUID
 
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from listener.database import Connection, fetch, query, statement, uuids
 from listener.immich.catalog import Catalog
 from listener.immich.layout import Layout
 from listener.settings import Job
 from listener.sync.files import FileTask
+from listener.sync.people_rules import face_rule, person_rule, said
+from listener.sync.pictures import Picture, Use
 from listener.sync.plan import Source, batch_params, job_params
-from listener.sync.rules import FACE_SEARCH, Rule, parts
-
-_BASE_PERSON = "(SELECT map.target_person_id FROM public._face_sync_face_map AS map WHERE map.target_face_id = mine.id)"
+from listener.sync.rules import FACE_SEARCH, parts
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
     """A source's person and who stands for them at the target.
 
-    thumbnail: '' while the source has none. theirs: the target's own person, whom we do not write. once: the
-    thumbnail is theirs to change once it is there (from 3.2 on, as long as the feature photo shows that person).
-    needed: a copied face names them, and is not one that the target user gave to somebody else.
-    there: who stands for them was there when this was read.
+    theirs: the target's own person, or one whom another of the source's people says: whom we do not write. needed: a
+    copied face names them, and is not one that the target user gave to somebody else. there: who stands for them was
+    there when this was read. path: where a copied thumbnail belongs. each_own: thumbnails are each user's own.
+    use, notes, present: what was decided of the thumbnail once its file was looked at (`decided`).
     """
 
     source_id: UUID
     target_id: UUID
-    source_thumbnail: str
-    thumbnail: str
     theirs: bool
-    once: bool
     needed: bool
     there: bool
+    picture: Picture
+    path: str
+    each_own: bool
+    use: Use = "none"
+    notes: Mapping[str, object] = field(default_factory=dict)
+    present: bool = False
+
+    @property
+    def ours(self) -> bool:
+        """Whether we write who stands for them."""
+        return self.needed and not self.theirs
+
+    def decided(self, time: int | None, *, present: bool, use: Use | None = None) -> "Person":
+        """Decide what the thumbnail is to be; see `Picture.use`. ``use``: it is known already."""
+        use = use or self.picture.use(time, each_own=self.each_own, present=present)
+        return replace(self, use=use, notes=self.picture.notes(use, time), present=present)
+
+    @property
+    def places(self) -> set[str]:
+        """Where the files of thumbnails of who stands for them may be."""
+        return {self.path, self.picture.now} - {""}
 
     @property
     def task(self) -> FileTask | None:
         """The thumbnail to be copied: never one inode, the target user may choose another feature photo."""
-        if self.theirs or not self.needed or not self.source_thumbnail:
-            return None
-        return FileTask(self.source_thumbnail, self.thumbnail, shared=False, once=self.once)
+        return FileTask(self.picture.source, self.path, shared=False) if self.ours and self.use == "source" else None
+
+    @property
+    def thumbnail(self) -> str:
+        """What the row of who stands for them is to name."""
+        if self.use == "source":
+            return self.path
+        return "" if self.use == "none" else self.picture.now
+
+    @property
+    def withheld(self) -> bool:
+        """Whether the source's thumbnail shows a photo that is not shared, or not yet; or a former one is to go."""
+        return self.use == "none" and (self.picture.source != "" or self.leaving)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the file of a former thumbnail is to be removed."""
+        return self.ours and self.use == "none" and (self.present or self.picture.now != "")
 
 
 class GoneError(Exception):
@@ -58,6 +93,7 @@ class GoneError(Exception):
 class People:
     """The statements for one catalog."""
 
+    follow_keys: bytes | None
     adopt: bytes
     tell_adopted: bytes
     of_assets: bytes
@@ -71,6 +107,11 @@ class People:
     delete_faces: bytes
     empty: bytes
     delete: bytes
+    forsaken: bytes
+    let_go: bytes
+    note: bytes
+    pictured: bytes
+    unpicture: bytes
 
     @classmethod
     def compose(cls, catalog: Catalog) -> "People":
@@ -82,23 +123,36 @@ class People:
         }
         one_group = query("people", "one_group") if groups else sql.SQL("false")
         mirror = query("people", "mirror_group" if groups else "mirror_person").format(one_group=one_group)
-        person = parts(catalog, "person", _person_rule(groups))
-        face = parts(catalog, "asset_face", _face_rule(groups))
+        person = parts(catalog, "person", person_rule(catalog))
+        face = parts(catalog, "asset_face", face_rule(catalog))
         search = parts(catalog, "face_search", FACE_SEARCH)
         may_go = query("people", "may_go").format(**names)
         own = query("people", "own_choice").format(**names)
+        shared = query("pictures", "shared").format()
+        stands = query("pictures", "stands").format(**names)
         looks = {
-            "mirror_id": mirror,
-            "stands": query("people", "feature_stands").format(mirror_id=mirror) if groups else sql.SQL("false"),
-            "there": query("people", "there").format(mirror_id=mirror, **names),
             "back": query("people", "back").format(**names),
+            "mine": query("people", "mine").format(mirror_id=mirror, **names),
+            "second": query("people", "second").format(**names),
+            "picture": query("pictures", "picture").format(
+                shared=shared, stands=stands, same=query("pictures", "same")
+            ),
         }
-        feature = query("people", "feature_of_group" if groups else "feature_of_person").format(**names)
+        feature = query("people", "feature_of_group" if groups else "feature_of_person").format(
+            copied_feature=query("people", "copied_feature"), any_feature=query("people", "any_feature")
+        )
+        notes = [
+            query("people", "note_said").format(name=sql.Literal(column), column=sql.Identifier(column))
+            for column in said(catalog)
+        ]
         return cls(
-            adopt=statement("people", "adopt_survivors", **names),
+            follow_keys=statement("people", "follow_keys") if groups else None,
+            adopt=statement(
+                "people", "adopt_survivors", rekeyed=query("people", "rekeyed") if groups else sql.SQL("false"), **names
+            ),
             tell_adopted=statement("people", "tell_adopted", **names),
-            of_assets=statement("people", "people_of_assets", own=own, **looks, **names),
-            by_id=statement("people", "people_by_id", **looks, **names),
+            of_assets=statement("people", "people_of_assets", own=own, mirror_id=mirror, **looks, **names),
+            by_id=statement("people", "people_by_id", mirror_id=mirror, **looks, **names),
             hold=statement("people", "hold", **names),
             groups=statement("people", "person_groups") if groups else None,
             upsert=statement(
@@ -114,9 +168,14 @@ class People:
             face_search=statement("people", "upsert_face_search", one_group=one_group, **search.named()),
             silence=statement("people", "delete_face_search", one_group=one_group, **names),
             adopt_faces=statement("people", "adopt_faces", **names),
-            delete_faces=statement("people", "delete_faces", **names),
+            delete_faces=statement("people", "delete_faces", own=own, **names),
             empty=statement("people", "empty_people", may_go=may_go, **names),
             delete=statement("people", "delete_people", may_go=may_go, **names),
+            forsaken=statement("people", "forsaken", **names),
+            let_go=statement("people", "let_go", forsaken=query("people", "forsaken").format(**names), **names),
+            note=statement("people", "note_people", said=sql.SQL(", ").join(notes), **names),
+            pictured=statement("pictures", "pictured", **names),
+            unpicture=statement("pictures", "unpicture", **names),
         )
 
     async def of(self, connection: Connection, job: Job, sources: Sequence[Source], layout: Layout) -> list[Person]:
@@ -132,6 +191,8 @@ class People:
     async def _read(
         self, connection: Connection, job: Job, wanted: bytes, params: dict[str, object], layout: Layout
     ) -> list[Person]:
+        if self.follow_keys is not None:
+            await connection.execute(self.follow_keys, params)
         adopting = await connection.execute(self.adopt, params)
         rows = await fetch(connection, wanted, params)
         if adopted := await adopting.fetchall():
@@ -145,12 +206,16 @@ class People:
         layout: Layout,
         source_id: UUID,
         target_id: UUID,
-        thumbnail: str,
-        *flags: bool,
+        theirs: bool,
+        needed: bool,
+        there: bool,
+        *seen: Any,
     ) -> Person:
+        thumbnail, feature, shared, *rest = seen
         suffix = PurePosixPath(thumbnail).suffix
         path = layout.person_thumbnail(target_id, job.target_user_id, suffix) if thumbnail else ""
-        return Person(source_id, target_id, thumbnail, path, *flags)
+        picture = Picture(thumbnail, feature, frozenset(shared), *rest)
+        return Person(source_id, target_id, theirs, needed, there, picture, path, self.groups is not None)
 
     async def begin(self, connection: Connection, job: Job, people: Sequence[Person]) -> None:
         """Leave a mark of each mirror before its thumbnail is made, so that a crash orphans nothing."""
@@ -161,6 +226,19 @@ class People:
         """Read the mirrored people that these copies hold now."""
         rows = await fetch(connection, query("people", "held_people"), {"targets": uuids(targets)})
         return {row[0] for row in rows}
+
+    async def concerned(self, connection: Connection, job: Job, sources: Sequence[Source]) -> set[UUID]:
+        """Read the mirrored people whose thumbnail depends on whether these photos are shared."""
+        rows = await fetch(connection, self.pictured, {**job_params(job), **batch_params(sources)})
+        return {row[0] for row in rows}
+
+    async def hide(self, connection: Connection, job: Job, sources: Sequence[Source]) -> list[tuple[UUID, str]]:
+        """Take the thumbnails that show one of these photos from all of the target's people, their own too.
+
+        Returns who lost theirs, each with the path of the file that is to be removed then.
+        """
+        rows = await fetch(connection, self.unpicture, {**job_params(job), **batch_params(sources)})
+        return [(row[0], row[1]) for row in rows]
 
     async def adopt_copies(self, connection: Connection, params: Mapping[str, object]) -> None:
         """Take over the faces of copies that another sidecar made, before anything is noted about these copies."""
@@ -189,6 +267,7 @@ class People:
         if self.groups is not None:
             await connection.execute(self.groups, params)
         await connection.execute(self.upsert, params)
+        await connection.execute(self.note, params)
         await connection.execute(self.silence, params)
         await connection.execute(self.face_search, params)
 
@@ -202,6 +281,17 @@ class People:
         params = {**job_params(job), "people": uuids({*people, *held}), "held": uuids(held)}
         return [(row[0], row[1]) for row in await fetch(connection, self.empty, params)]
 
+    async def forsaken_by_source(self, connection: Connection, job: Job, ids: Collection[UUID]) -> bool:
+        """Tell whether mappings of these people, of the source or mirrored, name nobody of the source's any more."""
+        return bool(await fetch(connection, self.forsaken, {**job_params(job), "ids": uuids(ids)}))
+
+    async def release(self, connection: Connection, job: Job, ids: Collection[UUID]) -> dict[UUID, str | None]:
+        """Give the mirrors of such people to the target user, or to another of the source's for whom they stand.
+
+        Returns the mirrors, with the file of a thumbnail that is to be removed then.
+        """
+        return dict(await fetch(connection, self.let_go, {**job_params(job), "ids": uuids(ids)}))
+
     async def drop(self, connection: Connection, job: Job, people: Sequence[UUID]) -> None:
         """Delete those of these mirrored people that still have no face."""
         await connection.execute(self.delete, {**job_params(job), "people": uuids(people)})
@@ -214,71 +304,6 @@ def _person_arrays(people: Sequence[Person]) -> dict[str, object]:
         "person_thumbnails": [person.thumbnail for person in people],
         "person_theirs": [person.theirs for person in people],
         "person_needed": [person.needed for person in people],
+        "person_chosen": [person.picture.chosen for person in people],
+        "person_notes": [Jsonb(person.notes) for person in people],
     }
-
-
-def _person_rule(groups: bool) -> Rule:
-    rule = Rule(
-        key=("id",),
-        values={
-            "id": "people.target_id",
-            "ownerId": "%(target_user)s",
-            "thumbnailPath": "people.thumbnail",
-            "faceAssetId": "featured.face_id",
-            "isFavorite": "false",
-            "updateId": "pg_temp.ahead()",
-        },
-        own=frozenset({"isFavorite", "createdAt", "updateId"}),
-    )
-    if not groups:
-        return rule
-    return replace(
-        rule,
-        key=("ownerId", "personGroupId"),
-        # Who joins or leaves a cluster group keeps what they said of a person.
-        values={
-            **rule.values,
-            "personGroupId": "people.target_id",
-            "name": "coalesce(nullif(former.name, ''), source.name)",
-            "birthDate": 'coalesce(former."birthDate", source."birthDate")',
-            "isFavorite": 'coalesce(former."isFavorite", false)',
-            "isHidden": 'coalesce(former."isHidden", source."isHidden")',
-            "color": "coalesce(former.color, source.color)",
-        },
-        # Each user's own from 3.2 on; only what is still empty is filled in, as Immich does when it shares a person.
-        own=rule.own | {"isHidden", "color"},
-        mend={
-            "name": "CASE WHEN mine.name = '' THEN excluded.name ELSE mine.name END",
-            "birthDate": 'coalesce(mine."birthDate", excluded."birthDate")',
-            "thumbnailPath": """CASE WHEN mine."thumbnailPath" = '' THEN excluded."thumbnailPath"
-                                     ELSE mine."thumbnailPath" END""",
-        },
-    )
-
-
-def _face_rule(groups: bool) -> Rule:
-    person = "personGroupId" if groups else "personId"
-    values = {
-        "id": "source.new_id",
-        "assetId": "source.new_asset",
-        person: "source.new_person",
-        "deletedAt": "NULL",
-        "updateId": "pg_temp.ahead()",
-    }
-    if groups:
-        # In one cluster group the source's face stands for both: an equal embedding would vote twice.
-        values["sourceType"] = """(CASE WHEN source.in_one_group THEN 'manual'
-                                        ELSE source."sourceType"::text END)::sourcetype"""
-    return Rule(
-        key=("id",),
-        values=values,
-        # A face that its user deleted on the copy stays deleted.
-        own=frozenset({"deletedAt", "updateId"}),
-        mend={
-            person: f"""CASE WHEN mine."{person}" IS NULL OR mine."{person}" IS NOT DISTINCT FROM {_BASE_PERSON}
-                 THEN excluded."{person}" ELSE mine."{person}" END""",
-            # Faces that the target's own crop hides (2.5+).
-            "isVisible": """CASE WHEN mine."assetId" = ANY(%(own_edits)s::uuid[]) THEN mine."isVisible"
-                                 ELSE excluded."isVisible" END""",
-        },
-    )

@@ -7,7 +7,7 @@ import contextlib
 import math
 import os
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from listener.immich.layout import Layout, RefusedPathError
@@ -81,22 +81,33 @@ class Placer:
         return wanted, failed
 
     def people(self, people: Sequence[Person]) -> tuple[list[Person], dict[UUID, Failure]]:
-        """Place the thumbnails of these people; one whose thumbnail cannot be had is mirrored without it.
+        """Decide what thumbnails these people have, and place those that are copied.
 
-        Raises SwappedError where a disk came or went meanwhile.
+        One whose thumbnail cannot be had is mirrored without it, or with what they have. Raises SwappedError where a
+        disk came or went meanwhile.
         """
         placed: list[Person] = []
         failed: dict[UUID, Failure] = {}
         for person in people:
+            time = self._time(person.picture.source)
+            present = any(path and os.path.lexists(path) for path in person.places)
+            decided = person.decided(time, present=present)
             try:
-                if person.task is not None:
-                    self._place(person.task)
-                placed.append(person)
+                if decided.task is not None:
+                    self._place(decided.task)
             except FileProblemError as problem:
                 failed[person.source_id] = Failure(problem.kind, str(problem))
-                placed.append(replace(person, thumbnail=""))
+                decided = person.decided(time, present=present, use=person.picture.instead(present=present))
+            placed.append(decided)
         self.layout.confirm()
         return placed, failed
+
+    def _time(self, path: str) -> int | None:
+        """Return when a thumbnail's file was written; None where there is none to be had."""
+        try:
+            return self.layout.inside_media(path).stat().st_mtime_ns if path else None
+        except (OSError, RefusedPathError):
+            return None
 
     def originals(
         self, links: OriginalLinks, copies: Sequence[WantedCopy]

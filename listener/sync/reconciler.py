@@ -146,12 +146,14 @@ class Reconciler:
         if todo.copy:
             await self._copy(connection, job, links, todo.copy, outcome)
 
-    async def _hold(self, connection: Connection, sources: Sequence[Source], outcome: Outcome) -> None:
+    async def _hold(self, connection: Connection, job: Job, sources: Sequence[Source], outcome: Outcome) -> None:
         """Keep in mind whom these copies hold before anything is done to them."""
         held = await self.rows.people.held(connection, [source.target_id for source in sources])
+        pictured = await self.rows.people.concerned(connection, job, sources)
         outcome.held |= held
+        outcome.named |= pictured
         # Whoever was written for another part of the batch may lose their feature face in this one.
-        outcome.written -= held
+        outcome.written -= held | pictured
 
     async def _settle_held(self, connection: Connection, job: Job, outcome: Outcome, *, rows_only: bool) -> None:
         """Settle the people of the copies at hand: those who lost a face may have lost their last one.
@@ -159,6 +161,21 @@ class Reconciler:
         After all else, since what has to be tried again finds the faces gone, and nothing that tells whose they were.
         """
         await self._settle_people(connection, job, list(outcome.held | outcome.named), outcome, rows_only=rows_only)
+        if not rows_only:
+            await self._clear_people(connection, job, outcome.hidden)
+
+    async def _hide(self, connection: Connection, job: Job, sources: Sequence[Source], outcome: Outcome) -> None:
+        """Take away what shows these photos of people, before the copies themselves go."""
+        async with self.rows.phones.writing(connection, job):
+            hidden = await self.rows.people.hide(connection, job, sources)
+            await marks.leave(connection, job, {(id_, id_): [path] for id_, path in hidden})
+        outcome.hidden |= {id_ for id_, _ in hidden}
+
+    async def _clear_people(self, connection: Connection, job: Job, people: Collection[UUID]) -> None:
+        """Remove the thumbnails that these people's marks name and no row does."""
+        failed = await self.marks.clear(connection, job, people)
+        for person_id, reason in failed.items():
+            log.warning("a thumbnail of a person could not be removed", person=person_id, job=job.name, reason=reason)
 
     async def _settle_people(
         self, connection: Connection, job: Job, ids: Sequence[UUID], outcome: Outcome, *, rows_only: bool
@@ -167,15 +184,19 @@ class Reconciler:
         mirrors: dict[UUID, UUID] = {}
 
         async def settle(some: Sequence[UUID]) -> None:
-            to_mend = [id_ for id_ in some if id_ not in outcome.written and not rows_only]
+            released = await self._let_go(connection, job, some, rows_only=rows_only)
+            to_mend = list({*some} - outcome.written | released) if not rows_only else []
             people = await self.rows.people.mirrored(connection, job, to_mend, self.layout) if to_mend else []
             if people:
                 mirrors.update({person.source_id: person.target_id for person in people})
                 people, problems = await asyncio.to_thread(self.placer.people, people)
                 outcome.failed_people |= problems
                 outcome.placed |= _with_thumbnail(people)
+                leaving = {person.target_id: person.places for person in people if person.leaving}
                 async with self.rows.phones.writing(connection, job):
+                    await marks.leave(connection, job, {(id_, id_): paths for id_, paths in leaving.items()})
                     await self.rows.people.write(connection, job, [], people)
+                await self._clear_people(connection, job, leaving)
             concerned = {*some, *(mirrors[id_] for id_ in some if id_ in mirrors)}
             held = concerned & (outcome.held | outcome.placed)
             await self._drop_empty(connection, job, people=concerned, held=held, rows_only=rows_only)
@@ -195,7 +216,7 @@ class Reconciler:
         async with connection.pipeline():
             files = by_source(await self.planner.files(connection, sources))
             people = await self.rows.people.of(connection, job, sources, self.layout)
-            await self._hold(connection, sources, outcome)
+            await self._hold(connection, job, sources, outcome)
         begun = await asyncio.to_thread(self.placer.unmade, job, sources, files)
         if begun:
             await marks.begin(connection, job, begun)
@@ -236,7 +257,8 @@ class Reconciler:
             own_sidecars=not links.directory,
             again=lambda ids: self.planner.sources(connection, job, ids),
         )
-        outcome.written |= {person.target_id for person in people}
+        # A photo may be there only now that a thumbnail shows.
+        outcome.written |= {person.target_id for person in people if not person.withheld}
         outcome.changed |= written.moved
         linked, failed = await to_the_end(self.placer.originals, links, written.copies)
         if failed:
@@ -335,7 +357,8 @@ class Reconciler:
         *,
         rows_only: bool,
     ) -> None:
-        await self._hold(connection, sources, outcome)
+        await self._hold(connection, job, sources, outcome)
+        await self._hide(connection, job, sources, outcome)
         async with left_if_cut_off(connection, job, sources):
             await self.removal.remove(connection, job, sources, own_sidecars=not links.directory)
             outcome.removed += len(sources)
@@ -345,7 +368,8 @@ class Reconciler:
     async def _park(
         self, connection: Connection, job: Job, links: OriginalLinks, sources: Sequence[Source], outcome: Outcome
     ) -> None:
-        await self._hold(connection, sources, outcome)
+        await self._hold(connection, job, sources, outcome)
+        await self._hide(connection, job, sources, outcome)
         await self.removal.park(connection, job, sources, own_sidecars=not links.directory)
         outcome.parked += len(sources)
         outcome.owner_removed |= any(source.reason == "owner" for source in sources)
@@ -366,6 +390,7 @@ class Reconciler:
         rows_only: bool,
     ) -> None:
         """The target user deleted these copies for good: they stay deleted, and nothing is left of them."""
+        await self._hold(connection, job, sources, outcome)
         params = {**job_params(job), **batch_params(sources)}
         places = {
             (source.id, source.target_id): [path]
@@ -404,6 +429,17 @@ class Reconciler:
         )
         await connection.execute(query("removal", "unskip"), {**job_params(job), **batch_params(todo.unskip)})
 
+    async def _let_go(self, connection: Connection, job: Job, people: Sequence[UUID], *, rows_only: bool) -> set[UUID]:
+        """Forget whom mirrors stood for that are gone. Returns these mirrors."""
+        if not await self.rows.people.forsaken_by_source(connection, job, people):
+            return set()
+        async with self.rows.phones.writing(connection, job):
+            released = await self.rows.people.release(connection, job, people)
+            await marks.leave(connection, job, {(id_, id_): [path] for id_, path in released.items() if path})
+        if not rows_only:
+            await self._clear_people(connection, job, released.keys())
+        return set(released)
+
     async def _drop_empty(
         self, connection: Connection, job: Job, *, people: set[UUID], held: set[UUID], rows_only: bool
     ) -> None:
@@ -415,9 +451,8 @@ class Reconciler:
             # A person's mark is known by the person, for want of a source.
             await marks.leave(connection, job, {(id_, id_): [path] if path else [] for id_, path in empty})
             await self.rows.people.drop(connection, job, [id_ for id_, _ in empty])
-        failed = {} if rows_only else await self.marks.clear(connection, job, {id_ for id_, _ in empty})
-        for person_id, reason in failed.items():
-            log.warning("a thumbnail of a person could not be removed", person=person_id, job=job.name, reason=reason)
+        if not rows_only:
+            await self._clear_people(connection, job, {id_ for id_, _ in empty})
 
 
 def _is_blocked(failure: Failure | None) -> bool:

@@ -26,7 +26,8 @@ class GeneratedFile:
 
     ``rule`` opens the names of the rules: ``file`` or ``person.thumbnail``. ``shared`` tells whether both may
     be one inode: Immich rewrites edited files and person thumbnails of the target in place, which would reach
-    the source through a shared inode. ``own``: what it shows is the target user's to choose.
+    the source through a shared inode. ``own``: what it shows is the target user's to choose. ``private``: the
+    source's is not for the target to see.
     """
 
     rule: str
@@ -38,6 +39,7 @@ class GeneratedFile:
     copy: str
     shared: bool
     own: bool = False
+    private: bool = False
 
     def differs(self, kind: str, detail: str) -> Difference:
         """Return a difference of this file."""
@@ -74,6 +76,12 @@ def _differs(file: GeneratedFile) -> tuple[str, str] | None:
     return None if same else ("content", f"has other bytes than the source's {file.source}")
 
 
+def _wrong_content(file: GeneratedFile) -> tuple[str, str] | None:
+    if file.private:
+        return None if _differs(file) else ("private", f"is the source's {file.source}, of a photo that is not shared")
+    return None if file.own else _differs(file)
+
+
 def compare_files(files: Sequence[GeneratedFile]) -> Iterator[Difference]:
     """Compare each file of the copies with its source's.
 
@@ -96,7 +104,7 @@ def compare_files(files: Sequence[GeneratedFile]) -> Iterator[Difference]:
                 linked.add(_place(file, copy))
             else:
                 yield file.differs("inode", f"is the same file as the source's {file.source}")
-        elif not file.own and (words := _differs(file)) is not None:
+        elif (words := _wrong_content(file)) is not None:
             yield file.differs(*words)
         elif file.shared and source.st_dev == copy.st_dev:
             own.append((file, _place(file, copy)))

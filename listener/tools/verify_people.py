@@ -6,6 +6,7 @@ own for it: in one cluster group both users' faces share the group, else the gro
 have in common is asked once; what differs are blocks of SQL with two names.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from listener.tools.verify_own import Own
 from listener.tools.verify_snapshot import FACE, STAMPS, Snapshot, block, differing, uuids
 
 _BY_MODEL = (
-    "shared", "silent", "judged", "copy_of_target", "thumbnail_follows", "columns_differ", "feature_wrong",
+    "shared", "silent", "judged", "copy_of_target", "thumbnail_follows", "said_differs", "feature_wrong",
     "group_wrong",
 )  # fmt: skip
 # Judged by rules of their own; a face that the target user took away from a copy stays away.
@@ -99,10 +100,16 @@ class _PeopleJudge:
         found: list[Difference] = []
         thumbnails: list[GeneratedFile] = []
         rows = await self._db.rows("people/people", self._params, **self._parts)
-        for source, user, target, source_file, file, rule, detail in rows:
+        shown = {row[3] for row in rows if row[5] is None}
+        times = await asyncio.to_thread(lambda: {path: _time(path) for path in shown})
+        for source, user, target, source_file, file, rule, detail, feature, seen, time, shared, chosen in rows:
             if rule is not None:
                 found.append(self._of_person(rule, user, f"person {target or source}: {detail}"))
-            elif file != (path := self._thumbnail_path(user, target) if source_file else ""):
+                continue
+            # Immich writes the file some time after another feature photo was chosen.
+            face = seen if time is not None and time == times[source_file] else feature
+            may = face in shared
+            if file != (path := self._thumbnail_path(user, target) if source_file else "") and (file or may):
                 wrong = f"person {target}: {file!r} is not {path!r}"
                 found.append(self._of_person("person.thumbnailPath", user, wrong))
             elif file:
@@ -117,9 +124,14 @@ class _PeopleJudge:
                         copy=file,
                         shared=False,
                         # From 3.2 on the feature photo is each user's own, also among the copied faces.
-                        own=self._groups,
+                        own=self._groups or chosen or not may,
+                        private=not may,
                     )
                 )
+        found += [
+            self._of_person("person.thumbnail.private", user, f"person {target}: shows a photo whose copy is parked")
+            for user, target in await self._db.rows("people/parked_pictures", self._params, **self._parts)
+        ]
         found += [
             self._of_person(rule, user, f"person {target} {detail}")
             for user, target, rule, detail in await self._db.rows("people/people_unneeded", self._params, **self._parts)
@@ -132,3 +144,10 @@ class _PeopleJudge:
 
     def _of_person(self, rule: str, user: UUID, detail: str) -> Difference:
         return Difference(rule, self._job_of_user[user], None, None, detail)
+
+
+def _time(path: str) -> str | None:
+    try:
+        return str(Path(path).stat().st_mtime_ns)
+    except OSError:
+        return None

@@ -27,3 +27,5 @@ ALTER TABLE public._face_sync_base
 
 -- For what we wrote last into a mirrored person.
 ALTER TABLE public._face_sync_person_map ADD COLUMN IF NOT EXISTS written jsonb NOT NULL DEFAULT '{}';
+-- Whose thumbnail shows a photo that goes?
+CREATE INDEX IF NOT EXISTS _face_sync_person_map_photo_idx ON public._face_sync_person_map ((written ->> 'photo'));

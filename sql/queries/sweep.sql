@@ -102,24 +102,29 @@ CASE WHEN source."encodedVideoPath" <> '' THEN ARRAY[ARRAY[source."encodedVideoP
 -- A page by id of the mirrored people: who they are, what stands for them, and whether a face still needs them. One
 -- whom none needs is looked at each time: who was merged a moment ago is left alone for a while (people.sql, may_go).
 WITH page AS MATERIALIZED (
-    SELECT map.target_person_id AS id, map.source_person_id AS other_id, map.ctid::text || '/' || map.xmin::text AS version
+    SELECT map.target_person_id AS id, map.source_person_id AS other_id, map.ctid::text || '/' || map.xmin::text AS version,
+           map.written
     FROM public._face_sync_person_map AS map
     WHERE map.target_person_id > %(after)s AND map.source_user_id = %(source_user)s AND map.target_user_id = %(target_user)s
     ORDER BY map.target_person_id
     LIMIT %(limit)s
 )
-SELECT page.id, page.other_id, now.state, face.there AND seen.state IS NOT DISTINCT FROM now.state AS known,
+SELECT page.id, page.other_id, now.state,
+       face.there AND source.ctid IS NOT NULL AND seen.state IS NOT DISTINCT FROM now.state AS known,
        NULL AS link, NULL AS original,
-       CASE WHEN source."thumbnailPath" <> '' AND mirror."thumbnailPath" <> ''
-            THEN ARRAY[ARRAY[source."thumbnailPath", mirror."thumbnailPath"]] END AS files
+       -- Of one that does not show what the source's shows it is only asked whether it is there.
+       CASE WHEN mirror."thumbnailPath" <> ''
+            THEN ARRAY[ARRAY[CASE WHEN source."thumbnailPath" <> '' AND page.written ->> 'shows' = source."faceAssetId"::text
+                                  THEN source."thumbnailPath" ELSE mirror."thumbnailPath" END,
+                             mirror."thumbnailPath"]] END AS files
 FROM page
 -- LIMIT, for one look in the index each: from 3.2 on PostgreSQL would hash all people of both users for each page.
 LEFT JOIN LATERAL (
-    SELECT person.ctid, person.xmin, person."thumbnailPath" FROM person
+    SELECT person.ctid, person.xmin, person."thumbnailPath", person."faceAssetId" FROM person
     WHERE person.{person_id} = page.other_id AND person."ownerId" = %(source_user)s LIMIT 1
 ) AS source ON true
 LEFT JOIN LATERAL (
-    SELECT person.ctid, person.xmin, person."thumbnailPath" FROM person
+    SELECT person.ctid, person.xmin, person."thumbnailPath", person."faceAssetId" FROM person
     WHERE person.{person_id} = page.id AND person."ownerId" = %(target_user)s LIMIT 1
 ) AS mirror ON true
 CROSS JOIN LATERAL (
@@ -128,10 +133,23 @@ CROSS JOIN LATERAL (
             WHERE face.{face_person} = page.id AND asset."ownerId" IS NOT DISTINCT FROM %(target_user)s
             LIMIT 1) IS NOT NULL AS there
 ) AS face
+-- The photos that their thumbnails show: may they be shared, and is there a copy?
+CROSS JOIN LATERAL (
+    SELECT ARRAY[(SELECT face."assetId" FROM asset_face AS face WHERE face.id = source."faceAssetId"),
+                 (SELECT face."assetId" FROM asset_face AS face WHERE face.id = mirror."faceAssetId"),
+                 (page.written ->> 'photo')::uuid] AS ids
+) AS photos
 CROSS JOIN LATERAL (
     SELECT hashtextextended(concat_ws('/', %(circumstances)s::text, page.version,
                source.ctid::text || '/' || source.xmin::text, mirror.ctid::text || '/' || mirror.xmin::text,
-               face.there), 0) AS state
+               face.there, photos.ids,
+               (SELECT sum(hashtextextended(photo.ctid::text || '/' || photo.xmin::text, 0))
+                FROM asset AS photo WHERE photo.id = ANY(photos.ids)),
+               (SELECT sum(hashtextextended(made.ctid::text || '/' || made.xmin::text, 0))
+                FROM public._face_sync_asset_map AS made
+                WHERE made.source_asset_id = ANY(photos.ids) AND made.target_user_id = %(target_user)s),
+               (SELECT sum(hashtextextended(made.ctid::text || '/' || made.xmin::text, 0))
+                FROM public._face_sync_asset_map AS made WHERE made.target_asset_id = ANY(photos.ids))), 0) AS state
 ) AS now
 LEFT JOIN public._face_sync_seen AS seen ON seen.job = %(job)s AND seen.key = page.id
 ORDER BY page.id

@@ -238,11 +238,13 @@ want."personGroupId" IS NOT NULL AND have."personGroupId" IS NOT DISTINCT FROM m
 
 -- name: people
 -- Every person that a copied face needs, with the one made for the target. Returns one row for each broken
--- rule, and one without rule for each whose thumbnail follows its source's.
+-- rule, and one without rule for each whose thumbnail follows its source's: with the faces that the source's may show
+-- (`seen` while its file is of that time), those of them on photos that are shared, and whether theirs is their own.
 {expected}
 SELECT
     expected.source_person, expected.target_user, copy.{person_id}, source."thumbnailPath", copy."thumbnailPath",
-    rule.name, rule.detail
+    rule.name, rule.detail, source."faceAssetId"::text, note.written ->> 'seen', note.written ->> 'time',
+    coalesce(shared.faces, '{{}}'), note.chosen
 FROM expected
 JOIN person AS source
     ON source.{person_id} = expected.source_person AND source."ownerId" = expected.source_user
@@ -260,6 +262,57 @@ LEFT JOIN _face_sync_face_map AS wanted
         WHERE face.id = wanted.target_face_id AND face.{face_person} = wanted.target_person_id
     )
 LEFT JOIN _face_sync_face_map AS copied ON copied.target_face_id = copy."faceAssetId"
+LEFT JOIN _face_sync_asset_map AS feature_map ON feature_map.target_asset_id = feature_asset.id
+LEFT JOIN _face_sync_person_map AS said_map
+    ON said_map.source_person_id = expected.source_person AND said_map.target_user_id = expected.target_user
+CROSS JOIN LATERAL (
+    SELECT coalesce(to_jsonb(said_map) -> 'written', '{{}}') AS written
+) AS known
+CROSS JOIN LATERAL (
+    SELECT
+        known.written,
+        -- Another feature photo than was given to them.
+        coalesce(
+            known.written ? 'feature'
+            AND copy."faceAssetId"::text <> known.written ->> 'feature'
+            AND feature_asset."ownerId" = expected.target_user
+            AND to_jsonb(feature_map) ->> 'parked' IS NULL,
+            false
+        ) AS chosen
+) AS note
+LEFT JOIN LATERAL (
+    -- Faces on photos with a copy that is there for this target, and that nothing forbids to share now.
+    SELECT array_agg(face.id::text) AS faces
+    FROM asset_face AS face
+    JOIN asset AS photo ON photo.id = face."assetId"
+    JOIN _face_sync_asset_map AS made
+        ON made.source_asset_id = photo.id AND made.target_user_id = expected.target_user
+    JOIN asset AS shown ON shown.id = made.target_asset_id AND shown."ownerId" = expected.target_user
+    WHERE face.id::text IN (source."faceAssetId"::text, note.written ->> 'shows', note.written ->> 'seen')
+      AND photo."ownerId" = expected.source_user
+      AND made.source_user_id = expected.source_user
+      AND to_jsonb(made) ->> 'parked' IS NULL
+      AND photo."deletedAt" IS NULL
+      AND photo.status = 'active'
+      AND NOT photo."isOffline"
+      AND photo.visibility <> 'locked'
+) AS shared ON true
+LEFT JOIN LATERAL (
+    -- What a user says of a person: their own where it is not what was written last for them.
+    SELECT string_agg(said.name, ', ') AS names
+    FROM (
+        VALUES
+            ('name', coalesce(to_jsonb(copy.name), 'null'), coalesce(to_jsonb(source.name), 'null')),
+            ('birthDate', coalesce(to_jsonb(copy."birthDate"), 'null'), coalesce(to_jsonb(source."birthDate"), 'null')),
+            ('isHidden', coalesce(to_jsonb(copy."isHidden"), 'null'), coalesce(to_jsonb(source."isHidden"), 'null')),
+            ('color', coalesce(to_jsonb(copy.color), 'null'), coalesce(to_jsonb(source.color), 'null'))
+    ) AS said (name, have, want)
+    WHERE {said_differs}
+      AND NOT CASE
+          WHEN note.written ? said.name THEN said.have <> note.written -> said.name
+          ELSE said.want IN ('null', '""')
+      END
+) AS said ON true
 CROSS JOIN LATERAL (
     VALUES
         (NULL, copy.{person_id} IS NOT NULL AND expected.follows AND {thumbnail_follows}, NULL),
@@ -285,14 +338,8 @@ CROSS JOIN LATERAL (
         ('person.ownerId', copy."ownerId" <> expected.target_user, copy."ownerId"::text),
         (
             'person.column',
-            copy.{person_id} IS NOT NULL AND expected.follows AND {columns_differ},
-            concat_ws(
-                ', ',
-                CASE WHEN copy.name IS DISTINCT FROM source.name THEN 'name' END,
-                CASE WHEN copy."birthDate" IS DISTINCT FROM source."birthDate" THEN 'birthDate' END,
-                CASE WHEN copy."isHidden" IS DISTINCT FROM source."isHidden" THEN 'isHidden' END,
-                CASE WHEN copy.color IS DISTINCT FROM source.color THEN 'color' END
-            )
+            copy.{person_id} IS NOT NULL AND expected.follows AND said.names IS NOT NULL,
+            said.names
         ),
         (
             'person.faceAssetId',
@@ -301,8 +348,21 @@ CROSS JOIN LATERAL (
         ),
         (
             'ml.person_thumbnails',
-            expected.follows AND copy."thumbnailPath" = '' AND source."thumbnailPath" <> '',
+            expected.follows AND copy."thumbnailPath" = '' AND source."thumbnailPath" <> ''
+            AND source."faceAssetId"::text = ANY(shared.faces)
+            AND coalesce(note.written ->> 'seen' = source."faceAssetId"::text, true),
             'would get a thumbnail from Immich'
+        ),
+        (
+            'person.thumbnail.private',
+            expected.follows AND copy."thumbnailPath" <> '' AND note.written ? 'shows'
+            AND NOT coalesce(note.written ->> 'shows' = ANY(shared.faces), false),
+            concat('shows face ', note.written ->> 'shows', ', whose photo is not shared')
+        ),
+        (
+            'person.thumbnail.private',
+            expected.follows AND copy."thumbnailPath" <> '' AND feature_asset."ownerId" <> expected.target_user,
+            concat('is cut from photo ', feature_asset.id, ', which is another user''s')
         ),
         (
             'person_group.clusterGroupId',
@@ -325,19 +385,16 @@ true
 -- Where the target user chose a face on a photo of their own, the thumbnail is theirs.
 (copy."faceAssetId" IS NULL OR copied.target_face_id IS NOT NULL)
 
--- name: columns_differ_person
-(copy.name, copy."birthDate", copy."isHidden", copy.color)
-IS DISTINCT FROM (source.name, source."birthDate", source."isHidden", source.color)
+-- name: said_differs_person
+said.have <> said.want
 
--- name: columns_differ_group
+-- name: said_differs_group
 -- Each user's own, from the moment on that something stands there.
-(
-    (copy.name = '' AND source.name <> '')
-    OR (copy."birthDate" IS NULL AND source."birthDate" IS NOT NULL)
-)
+said.name IN ('name', 'birthDate') AND said.have IN ('null', '""') AND said.want NOT IN ('null', '""')
 
 -- name: feature_wrong_person
 CASE
+    WHEN note.chosen THEN false
     WHEN wanted.target_face_id IS NOT NULL THEN copy."faceAssetId" IS DISTINCT FROM wanted.target_face_id
     WHEN copy."faceAssetId" IS NULL THEN source."faceAssetId" IS NOT NULL
     ELSE feature_asset."ownerId" <> expected.target_user
@@ -360,6 +417,16 @@ AND NOT EXISTS (
     JOIN "user" ON "user"."clusterGroupId" = person_group."clusterGroupId"
     WHERE person_group.id = expected.made AND "user".id = expected.target_user
 )
+
+-- name: parked_pictures
+-- Nobody of a target's, of their own people neither, shows a photo whose copy is parked.
+SELECT map.target_user_id, mine.{person_id}
+FROM _face_sync_asset_map AS map
+JOIN asset_face AS face ON face."assetId" = map.target_asset_id
+JOIN person AS mine ON mine."faceAssetId" = face.id AND mine."ownerId" = map.target_user_id
+WHERE map.target_user_id = ANY(%(job_target_users)s)
+  AND to_jsonb(map) ->> 'parked' IS NOT NULL
+  AND mine."thumbnailPath" <> ''
 
 -- name: people_unneeded
 -- People made for the target that no copied face needs may stay only while they hold faces of the target's own.
@@ -407,4 +474,34 @@ WHERE (map.source_user_id, map.target_user_id) IN (
           AND given.target_user_id = map.target_user_id
           AND face.{face_person} <> map.target_person_id
           AND face."updatedAt" > now() - interval '1 minute'
+    )
+UNION ALL
+-- Nor may a mapping name nobody of the source's: who stood for them is the target's own then.
+SELECT
+    map.target_user_id, map.target_person_id, 'person_map.orphan',
+    concat('stands for ', map.source_person_id, ', who is no more')
+FROM _face_sync_person_map AS map
+WHERE (map.source_user_id, map.target_user_id) IN (
+        SELECT source_user, target_user
+        FROM unnest(%(job_source_users)s::uuid[], %(job_target_users)s::uuid[])
+            AS users (source_user, target_user)
+    )
+  AND NOT EXISTS (
+        SELECT
+        FROM person
+        WHERE person.{person_id} = map.source_person_id AND person."ownerId" = map.source_user_id
+    )
+  AND EXISTS (
+        SELECT
+        FROM person
+        WHERE person.{person_id} = map.target_person_id AND person."ownerId" = map.target_user_id
+    )
+  AND (
+        coalesce((to_jsonb(map) ->> 'adopted')::boolean, false)
+        OR EXISTS (
+            SELECT
+            FROM asset_face AS face
+            JOIN asset ON asset.id = face."assetId"
+            WHERE face.{face_person} = map.target_person_id AND asset."ownerId" = map.target_user_id
+        )
     )

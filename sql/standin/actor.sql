@@ -49,6 +49,16 @@ WHERE face.{face_person} = %(person)s AND asset."ownerId" = %(user)s AND face."d
 ORDER BY face.id
 LIMIT 1
 
+-- name: any_face
+-- What Immich crops for a person without a feature face. From 3.2 on it asks for no owner.
+SELECT face.id
+FROM asset_face AS face
+JOIN asset ON asset.id = face."assetId"
+WHERE face.{face_person} = %(person)s AND face."deletedAt" IS NULL
+  AND (%(user)s::uuid IS NULL OR asset."ownerId" = %(user)s)
+ORDER BY face.id
+LIMIT 1
+
 -- name: move_faces
 -- All of a merged person's faces in one statement. From 3.2 on a person is each user's own view of a group:
 -- only the faces on the merging user's photos.
