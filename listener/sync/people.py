@@ -135,7 +135,7 @@ class People:
             "mine": query("people", "mine").format(mirror_id=mirror, **names),
             "second": query("people", "second").format(**names),
             "picture": query("pictures", "picture").format(
-                shared=shared, stands=stands, same=query("pictures", "same")
+                shared=shared, stands=stands, same=query("pictures", "same").format(**names)
             ),
         }
         feature = query("people", "feature_of_group" if groups else "feature_of_person").format(
