@@ -261,6 +261,12 @@ LEFT JOIN _face_sync_face_map AS wanted
         FROM asset_face AS face
         WHERE face.id = wanted.target_face_id AND face.{face_person} = wanted.target_person_id
     )
+    -- Nor one on a copy that is parked.
+    AND NOT EXISTS (
+        SELECT
+        FROM _face_sync_asset_map AS placed
+        WHERE placed.target_asset_id = wanted.target_asset_id AND to_jsonb(placed) ->> 'parked' IS NOT NULL
+    )
 LEFT JOIN _face_sync_face_map AS copied ON copied.target_face_id = copy."faceAssetId"
 LEFT JOIN _face_sync_asset_map AS feature_map ON feature_map.target_asset_id = feature_asset.id
 LEFT JOIN _face_sync_person_map AS said_map
@@ -285,13 +291,13 @@ LEFT JOIN LATERAL (
     SELECT array_agg(face.id::text) AS faces
     FROM asset_face AS face
     JOIN asset AS photo ON photo.id = face."assetId"
-    JOIN _face_sync_asset_map AS made
-        ON made.source_asset_id = photo.id AND made.target_user_id = expected.target_user
-    JOIN asset AS shown ON shown.id = made.target_asset_id AND shown."ownerId" = expected.target_user
+    JOIN _face_sync_asset_map AS placed
+        ON placed.source_asset_id = photo.id AND placed.target_user_id = expected.target_user
+    JOIN asset AS shown ON shown.id = placed.target_asset_id AND shown."ownerId" = expected.target_user
     WHERE face.id::text IN (source."faceAssetId"::text, note.written ->> 'shows', note.written ->> 'seen')
       AND photo."ownerId" = expected.source_user
-      AND made.source_user_id = expected.source_user
-      AND to_jsonb(made) ->> 'parked' IS NULL
+      AND placed.source_user_id = expected.source_user
+      AND to_jsonb(placed) ->> 'parked' IS NULL
       AND photo."deletedAt" IS NULL
       AND photo.status = 'active'
       AND NOT photo."isOffline"

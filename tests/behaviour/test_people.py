@@ -119,7 +119,7 @@ def test_point_1_somebody_whom_no_face_needs_goes_also_where_that_has_to_wait(ho
             waiting = "SELECT pid FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))"
             return bool(home.house.query(waiting, another.info.backend_pid))
 
-        home.alice.trash(photo)
+        home.alice.lock(photo)
         eventually(waited_for)
         eventually(lambda: not waited_for())
     home.settled()
@@ -146,8 +146,8 @@ def test_point_1_a_feature_face_follows_also_in_a_batch_that_is_tried_again_in_p
     with psycopg.connect(home.immich.conninfo) as immich:
         # One notification names them all, so that they are one batch.
         immich.execute("SET face_sync.quiet = on")
-        trash = "UPDATE asset SET status = 'trashed', \"deletedAt\" = now() WHERE id = ANY(%s)"
-        immich.execute(trash, [[*going, kept]])
+        lock = "UPDATE asset SET visibility = 'locked' WHERE id = ANY(%s)"
+        immich.execute(lock, [[*going, kept]])
         describe = 'UPDATE asset_exif SET description = %s WHERE "assetId" = ANY(%s)'
         immich.execute(describe, ["written anew", staying])
         ids = [str(photo) for photo in (*staying, *going, kept)]
@@ -198,7 +198,7 @@ def test_point_1_with_jobs_in_both_directions_a_person_is_one(new_home: Callable
 
     # What bob takes away leaves alice's own person alone.
     bob.delete_for_good(back)
-    alice.trash(photo)
+    alice.lock(photo)
     home.settled()
     assert [row["name"] for row in bob.people()] == ["Aunt"]
     assert alice.person(person)["name"] == "Grace"
