@@ -133,6 +133,47 @@ def adopt(share: Share) -> UUID:
     return own
 
 
+def unshare(share: Share) -> None:
+    """Let the source's feature face lie on a photo that is not shared; the mirror goes on showing it."""
+    private = share.add_asset("private.jpg", originalPath=f"{share.roots.external}/elsewhere/private.jpg")
+    face = uuid4()
+    share.insert("asset_face", id=face, assetId=private, sourceType="manual")
+    share.run(
+        'UPDATE person SET "faceAssetId" = %(face)s WHERE "ownerId" = %(owner)s', face=face, owner=share.source_user
+    )
+
+
+def note_shown(share: Share) -> None:
+    """Note that the mirror shows a photo that is not shared, whatever it shows."""
+    share.run("UPDATE _face_sync_person_map SET written = jsonb_build_object('shows', %(face)s::text)", face=uuid4())
+    write(share.mirror_thumbnail, "another face")
+
+
+def outlive(share: Share) -> None:
+    """Let a mirror with a face of the target's own outlive whom it stands for."""
+    person = share.add_person(share.target_user, "Own by now")
+    add_face("manual", personId=person, personGroupId=person)(share)
+    share.map_person(uuid4(), person)
+
+
+def park_feature(share: Share) -> None:
+    """Let a person of the target's own show a copy that is parked."""
+    dana = share.add_person(share.target_user, "Dana")
+    share.run("UPDATE _face_sync_asset_map SET parked = '{}' WHERE target_asset_id = %(plain_copy)s", **share.ids)
+    share.run("UPDATE asset SET \"deletedAt\" = now(), status = 'trashed' WHERE id = %(plain)s", **share.ids)
+    share.run(
+        'UPDATE asset SET "deletedAt" = now(), "isOffline" = true, visibility = \'hidden\' WHERE id = %(plain_copy)s',
+        **share.ids,
+    )
+    face = uuid4()
+    share.insert("asset_face", id=face, assetId=share.ids["plain_copy"], sourceType="manual")
+    column = "personGroupId" if share.groups else "id"
+    share.run(
+        f'UPDATE person SET "faceAssetId" = %(face)s, "thumbnailPath" = %(path)s WHERE "{column}" = %(dana)s',
+        face=face, path=f"/data/thumbs/{dana}.jpeg", dana=dana,
+    )  # fmt: skip
+
+
 BREAKS = [
     Break("asset_face.missing", run("DELETE FROM asset_face WHERE id = %(manual_copy)s"), on=BOTH),
     Break("asset_face.extra", run('UPDATE asset_face SET "deletedAt" = now() WHERE id = %(manual)s'), on=BOTH),
@@ -182,6 +223,11 @@ BREAKS = [
     Break("person.thumbnail.missing", rewrite_thumbnail(lambda _source, _path: None), on=BOTH),
     Break("person.thumbnail.content", rewrite_thumbnail(lambda _, path: write(path, "x"))),
     Break("person.thumbnail.inode", rewrite_thumbnail(os.link), on=BOTH),
+    Break("person.thumbnail.private", unshare, on=BOTH),
+    Break("person.thumbnail.private", note_shown, frozenset({"person.thumbnail.content"}), where="noted", on=OLD),
+    Break("person.thumbnail.private", note_shown, where="noted", on=NEW),
+    Break("person.thumbnail.private", park_feature, frozenset({"parked.originalPath"}), where="parked", on=BOTH),
+    Break("person_map.orphan", outlive, where="names nobody", on=BOTH),
     Break("person.empty", add_mirror(there=True), on=BOTH),
     Break("person_map.orphan", add_mirror(there=False), on=BOTH),
     Break("person_map.mirror", is_original, on=BOTH),
@@ -276,7 +322,16 @@ def two_in_one(share: Share) -> None:
     share.map_person(other, share.mirror_id)
 
 
+def own_words(share: Share) -> None:
+    """What the target says of a mirror is theirs: where it is not what was written, or the source has not said."""
+    note = '{"name": "Carla", "isHidden": true, "color": null}'
+    share.run(f"UPDATE _face_sync_person_map SET written = '{note}'")
+    of_mirror("name = 'Mum', \"isHidden\" = false")(share)
+    share.run('UPDATE person SET "birthDate" = NULL WHERE "ownerId" = %(source_user)s', **share.ids)
+
+
 ALLOWED = [
+    (own_words, OLD),
     (own_faces, BOTH),
     (own_view, NEW),
     (adopt, BOTH),

@@ -15,9 +15,9 @@ from uuid import UUID
 from listener.standin import actor_files as files
 from listener.standin.actor_changes import Changes
 from listener.standin.actor_files import Picture
+from listener.standin.actor_groups import PersonGroups
 from listener.standin.actor_jobs import ALL_LEARNING, Learning, Stage
 from listener.standin.actor_libraries import Libraries
-from listener.standin.actor_people import PeopleActions
 from listener.standin.actor_rows import insert, upsert
 
 __all__ = ["ALL_LEARNING", "NEW", "Actor", "Learning", "Picture", "Stage"]
@@ -26,7 +26,7 @@ NEW: Literal["new"] = "new"
 """Stands for a person whom recognition makes."""
 
 
-class Actor(PeopleActions, Changes, Libraries):
+class Actor(PersonGroups, Changes, Libraries):
     """One Immich server's writes for one user, whose row must be there.
 
     The same ``seed`` gives the same ids. A context manager: it holds connections. Not for several threads.

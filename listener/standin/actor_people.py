@@ -189,15 +189,6 @@ class PeopleActions(Jobs):
         keys = {"personGroupId": person, "sharedById": self.user_id, "sharedWithId": user}
         self.rows.execute(insert("person_user", {**keys, "role": role}))
 
-    def join_cluster_group(self, user: UUID) -> None:
-        """Join another user's cluster group (3.2+), with all people; a group that nobody is in any more goes."""
-        old = self.rows.the("user", id=self.user_id)["clusterGroupId"]
-        group = self.rows.the("user", id=user)["clusterGroupId"]
-        self.rows.execute(update("user", {"id": self.user_id, "clusterGroupId": group}))
-        self.rows.run("move_person_groups", user=self.user_id, group=group)
-        if not self.rows.where("user", clusterGroupId=old):
-            self.rows.execute(delete("cluster_group", {"id": old}))
-
     def _face(self, face: UUID) -> DictRow:
         return self.rows.the("asset_face", id=face)
 

@@ -109,7 +109,8 @@ class _PeopleJudge:
             # Immich writes the file some time after another feature photo was chosen.
             face = seen if time is not None and time == times[source_file] else feature
             may = face in shared
-            if file != (path := self._thumbnail_path(user, target) if source_file else "") and (file or may):
+            path = self._thumbnail_path(user, target) if file or (source_file and may) else ""
+            if file != path:
                 wrong = f"person {target}: {file!r} is not {path!r}"
                 found.append(self._of_person("person.thumbnailPath", user, wrong))
             elif file:

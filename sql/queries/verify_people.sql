@@ -366,11 +366,6 @@ CROSS JOIN LATERAL (
             concat('shows face ', note.written ->> 'shows', ', whose photo is not shared')
         ),
         (
-            'person.thumbnail.private',
-            expected.follows AND copy."thumbnailPath" <> '' AND feature_asset."ownerId" <> expected.target_user,
-            concat('is cut from photo ', feature_asset.id, ', which is another user''s')
-        ),
-        (
             'person_group.clusterGroupId',
             NOT expected.shared AND {group_wrong},
             'the group is not of the target''s cluster group'

@@ -145,9 +145,18 @@ DELETE FROM album
 USING album_user
 WHERE album_user."albumId" = album.id AND album_user."userId" = %(user)s AND album_user.role = 'owner'
 
--- name: move_person_groups
--- From 3.2: a user who joins another cluster group takes their people along.
-UPDATE person_group SET "clusterGroupId" = %(group)s
+-- name: rekey_person
+-- From 3.2: a user's view of a person gets another group in place.
+UPDATE person SET "personGroupId" = %(new)s WHERE "ownerId" = %(owner)s AND "personGroupId" = %(old)s
+
+-- name: reset_cluster_group
+-- From 3.2: "regenerate people" begins so, with the detected faces of all users of the cluster group.
+UPDATE asset_face SET {face_person} = NULL
+FROM asset JOIN "user" ON "user".id = asset."ownerId"
+WHERE asset.id = asset_face."assetId" AND "user"."clusterGroupId" = %(group)s
+  AND asset_face."sourceType" = 'machine-learning' AND asset_face.{face_person} IS NOT NULL
+
+-- name: people_of_groups_without_faces
+SELECT person.*, person.{person_id} AS person
 FROM person
-WHERE person."personGroupId" = person_group.id AND person."ownerId" = %(user)s
-  AND person_group."clusterGroupId" <> %(group)s
+WHERE NOT EXISTS (SELECT FROM asset_face WHERE {face_person} = person.{person_id} AND asset_face."deletedAt" IS NULL)
