@@ -93,7 +93,7 @@ class GoneError(Exception):
 class People:
     """The statements for one catalog."""
 
-    follow_keys: bytes | None
+    follow_keys: tuple[bytes, ...]
     adopt: bytes
     tell_adopted: bytes
     of_assets: bytes
@@ -146,10 +146,12 @@ class People:
             for column in said(catalog)
         ]
         return cls(
-            follow_keys=statement("people", "follow_keys") if groups else None,
-            adopt=statement(
-                "people", "adopt_survivors", rekeyed=query("people", "rekeyed") if groups else sql.SQL("false"), **names
+            follow_keys=tuple(
+                statement("people", name, concerned=query("people", "concerned"))
+                for name in ("follow_sources", "follow_targets")
+                if groups
             ),
+            adopt=statement("people", "adopt_survivors", **names),
             tell_adopted=statement("people", "tell_adopted", **names),
             of_assets=statement("people", "people_of_assets", own=own, mirror_id=mirror, **looks, **names),
             by_id=statement("people", "people_by_id", mirror_id=mirror, **looks, **names),
@@ -191,8 +193,8 @@ class People:
     async def _read(
         self, connection: Connection, job: Job, wanted: bytes, params: dict[str, object], layout: Layout
     ) -> list[Person]:
-        if self.follow_keys is not None:
-            await connection.execute(self.follow_keys, params)
+        for text in self.follow_keys:
+            await connection.execute(text, params)
         adopting = await connection.execute(self.adopt, params)
         rows = await fetch(connection, wanted, params)
         if adopted := await adopting.fetchall():

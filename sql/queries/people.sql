@@ -33,37 +33,24 @@ WITH concerned AS (
       AND survivor.id IS NULL AND map.adopted
     RETURNING survivor.gone, survivor.id
 ), adopted AS (
-    -- From 3.2 on Immich may change a person's key in place: then it is the same one as before.
-    UPDATE public._face_sync_person_map AS map
-    SET target_person_id = survivor.id,
-        adopted = map.adopted OR NOT {rekeyed}
-    FROM survivor JOIN person ON person.{person_id} = survivor.id AND person."ownerId" = %(target_user)s
-    WHERE map.target_person_id = survivor.gone AND map.target_user_id = %(target_user)s
+    UPDATE public._face_sync_person_map AS map SET target_person_id = survivor.id, adopted = true
+    FROM survivor
+    WHERE map.target_person_id = survivor.gone AND map.target_user_id = %(target_user)s AND survivor.id IS NOT NULL
     RETURNING survivor.gone, survivor.id
 )
 SELECT gone, id FROM adopted UNION ALL SELECT gone, id FROM forgotten
 
--- name: rekeyed
-coalesce(to_jsonb(person."createdAt") = map.written -> 'created', false)
-
--- name: follow_keys
--- From 3.2 on Immich changes the key of a source's person in place, when users leave a cluster group or people are
--- merged: it is known by its faces and by when it was made. Who stands for it is who they were.
+-- name: follow_sources
+-- From 3.2 on Immich changes the key of a person in place, when users leave a cluster group or people are merged: it is
+-- known by when it was made. Who stands for a source's person stands for who they are by now.
 UPDATE public._face_sync_person_map AS map SET source_person_id = fresh.id
 FROM (
     SELECT DISTINCT ON (person."personGroupId") gone.id AS map_id, person."personGroupId" AS id
     FROM public._face_sync_person_map AS gone
-    JOIN public._face_sync_face_map AS copied
-      ON copied.target_person_id = gone.target_person_id AND copied.target_user_id = gone.target_user_id
-    JOIN asset_face AS face ON face.id = copied.source_face_id
-    JOIN person ON person."personGroupId" = face."personGroupId" AND person."ownerId" = gone.source_user_id
+    JOIN person ON person."ownerId" = %(source_user)s
+               AND person."createdAt" = (gone.written ->> 'source_created')::timestamptz
     WHERE gone.source_user_id = %(source_user)s AND gone.target_user_id = %(target_user)s
-      AND (gone.source_person_id = ANY(%(ids)s::uuid[])
-           OR gone.target_person_id = ANY(%(ids)s::uuid[])
-           OR gone.target_person_id IN (SELECT target_person_id FROM public._face_sync_face_map
-                                        WHERE target_asset_id = ANY(%(targets)s::uuid[])))
-      AND gone.source_person_id <> person."personGroupId"
-      AND to_jsonb(person."createdAt") = gone.written -> 'source_created'
+      AND (gone.source_person_id = ANY(%(ids)s::uuid[]) OR gone.target_person_id = ANY(%(ids)s::uuid[]) OR {concerned})
       AND NOT EXISTS (
           SELECT FROM person AS former
           WHERE former."personGroupId" = gone.source_person_id AND former."ownerId" = gone.source_user_id)
@@ -73,6 +60,34 @@ FROM (
     ORDER BY person."personGroupId", gone.id
 ) AS fresh
 WHERE map.id = fresh.map_id
+
+-- name: follow_targets
+-- The same of who stands for them. Their faces may have moved by now, or be still to be moved.
+WITH fresh AS (
+    SELECT DISTINCT ON (person."personGroupId") gone.target_person_id AS former, person."personGroupId" AS id
+    FROM public._face_sync_person_map AS gone
+    JOIN person ON person."ownerId" = %(target_user)s AND person."createdAt" = (gone.written ->> 'created')::timestamptz
+    WHERE gone.source_user_id = %(source_user)s AND gone.target_user_id = %(target_user)s
+      AND (gone.source_person_id = ANY(%(ids)s::uuid[]) OR gone.target_person_id = ANY(%(ids)s::uuid[]) OR {concerned})
+      AND NOT EXISTS (
+          SELECT FROM person AS former
+          WHERE former."personGroupId" = gone.target_person_id AND former."ownerId" = gone.target_user_id)
+      AND NOT EXISTS (
+          SELECT FROM public._face_sync_person_map AS other
+          WHERE other.target_person_id = person."personGroupId" AND other.target_user_id = gone.target_user_id)
+    ORDER BY person."personGroupId", gone.target_person_id
+), faces AS (
+    UPDATE public._face_sync_face_map AS copied SET target_person_id = fresh.id
+    FROM fresh, asset_face AS face
+    WHERE copied.target_person_id = fresh.former AND copied.target_user_id = %(target_user)s
+      AND face.id = copied.target_face_id AND face."personGroupId" = fresh.id
+)
+UPDATE public._face_sync_person_map AS map SET target_person_id = fresh.id
+FROM fresh
+WHERE map.target_person_id = fresh.former AND map.target_user_id = %(target_user)s
+
+-- name: concerned
+gone.target_person_id IN (SELECT target_person_id FROM public._face_sync_face_map WHERE target_asset_id = ANY(%(targets)s::uuid[]))
 
 -- name: tell_adopted
 -- Whom this concerns beside the photos at hand: copies with a face of who is gone, as those made while they were merged,
@@ -552,7 +567,8 @@ END
 
 -- name: person_groups
 -- From 3.2, in different cluster groups: the group of each mirrored person, in the target's cluster group. One that
--- is there may have come along when its user joined another cluster group for a while.
+-- is there may have come along when its user joined another cluster group for a while. As long as it is somebody's Immich
+-- takes it along itself, and says so of its user last.
 INSERT INTO person_group (id, "clusterGroupId")
 SELECT people.target_id, target."clusterGroupId"
 FROM unnest(%(person_sources)s::uuid[], %(person_targets)s::uuid[], %(person_theirs)s::boolean[],
@@ -561,3 +577,4 @@ CROSS JOIN "user" AS target
 WHERE target.id = %(target_user)s AND people.source_id <> people.target_id AND people.needed AND NOT people.theirs
 ON CONFLICT (id) DO UPDATE SET "clusterGroupId" = excluded."clusterGroupId"
 WHERE person_group."clusterGroupId" <> excluded."clusterGroupId"
+  AND NOT EXISTS (SELECT FROM person WHERE person."personGroupId" = person_group.id)
