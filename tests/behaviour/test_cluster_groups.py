@@ -56,7 +56,7 @@ def test_a_merge_that_moves_peoples_keys_in_place(new_home: Callable[..., Home],
 def test_leaving_a_cluster_group_gives_shared_people_new_ids(new_home: Callable[..., Home], both_ways: bool) -> None:
     home = _together(new_home, both_ways)
     alice, bob = home.alice, home.bob
-    photo, face, eva = named_portrait(alice, "Eva")
+    photo, _, eva = named_portrait(alice, "Eva")
     home.settled()
     bob.name_person(eva, "Mum")
     own, *_ = portrait(bob, "own.jpg", eva)
@@ -74,17 +74,32 @@ def test_leaving_a_cluster_group_gives_shared_people_new_ids(new_home: Callable[
     home.settled()
     assert shown_on_copy(home, another) == {mirror}
 
-    # Together again, and alice leaves: her people get new ids, and bob's are who they were.
+    # Together again: alice's people are shared, and bob's own one stays his.
     bob.join_cluster_group(alice.user_id)
     home.house.sweep()
     home.settled()
-    assert {row["name"] for row in bob.people()} == {"Mum"}
+    assert shown_on_copy(home, photo) == shown_on_copy(home, another) == {eva}
+    assert bob.person(bob.faces_of(own)[0]["person"])["name"] == "Mum"
+    _settled_for_good(home)
+
+
+@both_ways
+def test_when_the_source_leaves_a_cluster_group_people_are_who_they_were(
+    new_home: Callable[..., Home], both_ways: bool
+) -> None:
+    home = _together(new_home, both_ways)
+    alice, bob = home.alice, home.bob
+    photo, face, eva = named_portrait(alice, "Eva")
+    home.settled()
+    bob.name_person(eva, "Mum")
+    home.settled()
     alice.leave_cluster_group(between=lambda: _heard(home, photo))
     home.house.sweep()
     home.settled()
     assert alice.person_of(face) not in {None, eva}
-    assert {row["name"] for row in bob.people()} == {"Mum"}
-    assert shown_on_copy(home, photo) == shown_on_copy(home, another) == {row["person"] for row in bob.people()}
+    assert [row["name"] for row in alice.people()] == ["Eva"]
+    assert shown_on_copy(home, photo) == {row["person"] for row in bob.people()}
+    assert [row["name"] for row in bob.people()] == ["Mum"]
     _settled_for_good(home)
 
 

@@ -153,6 +153,14 @@ async def test_one_users_view_of_a_shared_person(conn: psycopg.AsyncConnection, 
             assert writer.heard() == []
             writer.execute("UPDATE person SET name = 'b'")
             assert writer.heard() == [("person", frozenset({group}))]
+            # A merge, and leaving a cluster group, change the key in place: both are told.
+            fresh = writer.person(other)
+            writer.heard()
+            writer.execute(
+                'UPDATE person SET "personGroupId" = %s WHERE "ownerId" = %s AND "personGroupId" = %s',
+                fresh, watched, group,
+            )  # fmt: skip
+            assert writer.heard() == [("person", frozenset({group, fresh}))]
 
 
 def test_many_rows_of_a_statement_are_one_notification(writer: Immich, owner: UUID) -> None:
