@@ -507,3 +507,12 @@ WHERE (map.source_user_id, map.target_user_id) IN (
             WHERE face.{face_person} = map.target_person_id AND asset."ownerId" = map.target_user_id
         )
     )
+  -- From 3.2 on faces keep a person whom their owner deleted, as long as others have them.
+  AND NOT EXISTS (
+        SELECT
+        FROM _face_sync_face_map AS copied
+        JOIN asset_face AS face ON face.id = copied.source_face_id
+        WHERE copied.target_person_id = map.target_person_id
+          AND copied.target_user_id = map.target_user_id
+          AND face.{face_person} = map.source_person_id
+    )
