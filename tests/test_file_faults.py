@@ -18,11 +18,11 @@ pytest_plugins = ("tests.file_fixtures",)
 
 @pytest.fixture
 def thumbnail(layout: Layout) -> FileTask:
-    """A person's thumbnail that is given once."""
+    """A person's thumbnail: a file of its own."""
     source = layout.media_root / "thumbs" / "alice" / "person.jpeg"
     source.parent.mkdir(parents=True)
     source.write_bytes(b"alice's crop")
-    return FileTask(str(source), str(layout.media_root / "thumbs" / "bob" / "mirror.jpeg"), shared=False, once=True)
+    return FileTask(str(source), str(layout.media_root / "thumbs" / "bob" / "mirror.jpeg"), shared=False)
 
 
 @pytest.fixture
@@ -30,35 +30,6 @@ def links(layout: Layout) -> OriginalLinks:
     prefix = layout.external_root / "bob"
     prefix.mkdir()
     return OriginalLinks(layout, str(prefix))
-
-
-# --- given once -----------------------------------------------------------------------------------------------------
-
-
-def test_what_is_given_once_is_made_where_there_is_none(layout: Layout, thumbnail: FileTask) -> None:
-    assert place(thumbnail, layout, "auto") in {"copy", "reflink"}
-    assert Path(thumbnail.target).read_bytes() == b"alice's crop"
-
-
-def test_what_its_user_has_made_of_it_stays(layout: Layout, thumbnail: FileTask) -> None:
-    place(thumbnail, layout, "auto")
-    Path(thumbnail.target).write_bytes(b"bob's own crop")
-    assert place(thumbnail, layout, "auto") == "unchanged"
-    assert Path(thumbnail.target).read_bytes() == b"bob's own crop"
-
-
-def test_it_stays_also_while_the_sources_is_away(layout: Layout, thumbnail: FileTask) -> None:
-    place(thumbnail, layout, "auto")
-    Path(thumbnail.source).unlink()
-    assert place(thumbnail, layout, "auto") == "unchanged"
-
-
-def test_one_inode_with_the_sources_is_parted_all_the_same(layout: Layout, thumbnail: FileTask) -> None:
-    """Bob's next crop would rewrite alice's file."""
-    Path(thumbnail.target).parent.mkdir(parents=True)
-    os.link(thumbnail.source, thumbnail.target)
-    place(thumbnail, layout, "auto")
-    assert not Path(thumbnail.source).samefile(thumbnail.target)
 
 
 # --- what is told ---------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from uuid import UUID
 
 from listener.immich.layout import Layout, RefusedPathError
@@ -90,7 +91,8 @@ class Placer:
         failed: dict[UUID, Failure] = {}
         for person in people:
             time = self._time(person.picture.source)
-            present = any(path and os.path.lexists(path) for path in person.places)
+            # One inode with the source's, as other sidecars made them, is nothing of their own.
+            present = any(os.path.lexists(path) and not _same(path, person.picture.source) for path in person.places)
             decided = person.decided(time, present=present)
             try:
                 if decided.task is not None:
@@ -186,3 +188,10 @@ class Placer:
                 file=task.target,
                 instead=how,
             )
+
+
+def _same(path: str, other: str) -> bool:
+    try:
+        return Path(path).samefile(other)
+    except OSError:
+        return False
