@@ -29,7 +29,7 @@ from listener.settings import Job, Settings
 from listener.sync.outcome import Outcome, tell
 from listener.sync.reconciler import Reconciler
 from listener.upkeep import Upkeep
-from listener.workqueue import Batch, Key, WorkQueue
+from listener.workqueue import Batch, Key, WorkQueue, set_within
 
 log = logs.get("service")
 
@@ -151,7 +151,7 @@ class Service:
                 self.readiness.unmet(http.Condition.LISTENING)
                 self.readiness.unmet(http.Condition.FIRST_SWEEP)
             self.metrics.reconnects.inc()
-            await _set_within(self._stop, pause)
+            await set_within(self._stop, pause)
 
     async def _session(self) -> None:
         """Everything between two losses of the listening connection."""
@@ -244,7 +244,7 @@ class Service:
 
     async def _sweep_often(self, ready: startup.Ready) -> None:
         while True:
-            await _set_within(self._sweep_now, self.settings.reconcile_interval)
+            await set_within(self._sweep_now, self.settings.reconcile_interval)
             self._sweep_now.clear()
             asks, self._asks = self._asks, []
             try:
@@ -397,10 +397,3 @@ class Service:
     def _gauge(self) -> None:
         self.metrics.keys_queued.set(self.queue.waiting + self.queue.pausing)
         self.metrics.keys_in_flight.set(self.queue.in_hand)
-
-
-async def _set_within(event: asyncio.Event, seconds: float) -> None:
-    """Wait until an event is set or the time is over. Not by wait_for: up to Python 3.11 it may lose a cancel."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()

@@ -9,6 +9,7 @@ It lives in one event loop and needs no locks.
 """
 
 import asyncio
+import contextlib
 import heapq
 import random
 import time
@@ -166,3 +167,10 @@ class WorkQueue:
 def _earlier(one: float | None, other: float | None) -> float | None:
     known = [at for at in (one, other) if at is not None]
     return min(known) if known else None
+
+
+async def set_within(event: asyncio.Event, seconds: float) -> None:
+    """Wait until an event is set or the time is over. Not by wait_for: up to Python 3.11 it may lose a cancel."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

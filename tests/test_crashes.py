@@ -226,7 +226,7 @@ def test_there_is_a_point_wherever_the_product_changes_something(recorded: Recor
         "sync.removal.Removal.remove",
         "sync.removal.Removal.park",
         "sync.reconciler.Reconciler._respect",
-        "sync.reconciler.Reconciler._settle_people.settle",
+        "sync.settling.Settler.settle.settled",
     } <= places
 
 

@@ -20,7 +20,7 @@ from listener.sync.placing import Failure
 log = logs.get("outcome")
 
 # Another transaction was in the way: the same again may do.
-_AGAIN = (
+AGAIN = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
     psycopg.errors.LockNotAvailable,
@@ -72,7 +72,7 @@ async def halving(
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             await work(ids)
-        except _AGAIN as error:
+        except AGAIN as error:
             if attempt == _ATTEMPTS:
                 failed |= dict.fromkeys(ids, Failure("lock", f"the database is busy: {_words(error)}"))
                 return

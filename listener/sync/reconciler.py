@@ -30,6 +30,7 @@ from listener.sync.people import Person
 from listener.sync.placing import Failure, Placer
 from listener.sync.plan import Planner, Sorted, Source, batch_params, by_source, job_params, sort, without_place
 from listener.sync.removal import Removal
+from listener.sync.settling import Settler, with_thumbnail
 
 log = logs.get("reconciler")
 
@@ -43,6 +44,7 @@ class Reconciler:
     rows: Rows
     placer: Placer
     marks: Marks
+    settler: Settler
     metrics: Metrics
     limited: logs.Limited
     catalog: Catalog
@@ -65,14 +67,17 @@ class Reconciler:
         ml_wait: float,
     ) -> "Reconciler":
         """Compose a reconciler for what this Immich has. ``ml_wait`` is in seconds; ``jobs``: all that there are."""
+        rows, placer = Rows.compose(catalog, layout), Placer(layout, link_mode, metrics)
+        of_files, limited = Marks.compose(catalog, layout, metrics), logs.Limited(log)
         return cls(
             layout,
             Planner.compose(catalog, jobs, features, ml_wait),
-            Rows.compose(catalog, layout),
-            Placer(layout, link_mode, metrics),
-            Marks.compose(catalog, layout, metrics),
+            rows,
+            placer,
+            of_files,
+            Settler(rows.people, rows.phones, placer, of_files, metrics, limited, catalog, layout),
             metrics,
-            logs.Limited(log),
+            limited,
             catalog,
         )
 
@@ -99,7 +104,7 @@ class Reconciler:
             changed, outcome.changed = list(outcome.changed), set()
             await halving(connection, self.catalog, changed, outcome.failed, work)
             outcome.failed |= dict.fromkeys(outcome.changed, Failure("lock", "its copy changed again and again"))
-        await self._settle_held(connection, job, outcome, rows_only=rows_only)
+        await self.settler.settle_held(connection, job, outcome, rows_only=rows_only)
         if outcome.failed:
             await record(connection, job, outcome.failed, self.metrics, self.limited)
         return outcome
@@ -107,14 +112,14 @@ class Reconciler:
     async def people(self, connection: Connection, job: Job, ids: Sequence[UUID]) -> Outcome:
         """Bring the mirrors of these people to what they should be; those that no face needs go."""
         outcome = Outcome()
-        await self._settle_people(connection, job, ids, outcome, rows_only=False)
+        await self.settler.settle(connection, job, ids, outcome, rows_only=False)
         return outcome
 
     async def remove_orphans(self, connection: Connection, job: Job, orphans: Sequence[Source]) -> Outcome:
         """Remove copies that no source stands for, with their files. Raises psycopg.Error."""
         outcome = Outcome()
         await self._remove(connection, job, self.links(job), orphans, outcome, rows_only=False)
-        await self._settle_held(connection, job, outcome, rows_only=False)
+        await self.settler.settle_held(connection, job, outcome, rows_only=False)
         return outcome
 
     async def _assets(
@@ -146,77 +151,13 @@ class Reconciler:
         if todo.copy:
             await self._copy(connection, job, links, todo.copy, outcome)
 
-    async def _hold(self, connection: Connection, job: Job, sources: Sequence[Source], outcome: Outcome) -> None:
-        """Keep in mind whom these copies hold before anything is done to them."""
-        held = await self.rows.people.held(connection, [source.target_id for source in sources])
-        pictured = await self.rows.people.concerned(connection, job, sources)
-        outcome.held |= held
-        outcome.named |= pictured
-        # Whoever was written for another part of the batch may lose their feature face in this one.
-        outcome.written -= held | pictured
-
-    async def _settle_held(self, connection: Connection, job: Job, outcome: Outcome, *, rows_only: bool) -> None:
-        """Settle the people of the copies at hand: those who lost a face may have lost their last one.
-
-        After all else, since what has to be tried again finds the faces gone, and nothing that tells whose they were.
-        """
-        await self._settle_people(connection, job, list(outcome.held | outcome.named), outcome, rows_only=rows_only)
-        if not rows_only:
-            await self._clear_people(connection, job, outcome.hidden)
-
-    async def _hide(self, connection: Connection, job: Job, sources: Sequence[Source], outcome: Outcome) -> None:
-        """Take away what shows these photos of people, before the copies themselves go."""
-        async with self.rows.phones.writing(connection, job):
-            hidden = await self.rows.people.hide(connection, job, sources)
-            await marks.leave(connection, job, {(id_, id_): [path] for id_, path in hidden})
-        outcome.hidden |= {id_ for id_, _ in hidden}
-
-    async def _clear_people(self, connection: Connection, job: Job, people: Collection[UUID]) -> None:
-        """Remove the thumbnails that these people's marks name and no row does."""
-        failed = await self.marks.clear(connection, job, people)
-        for person_id, reason in failed.items():
-            log.warning("a thumbnail of a person could not be removed", person=person_id, job=job.name, reason=reason)
-
-    async def _settle_people(
-        self, connection: Connection, job: Job, ids: Sequence[UUID], outcome: Outcome, *, rows_only: bool
-    ) -> None:
-        """Mend the mirrors among these people, and remove those that no face needs."""
-        mirrors: dict[UUID, UUID] = {}
-
-        async def settle(some: Sequence[UUID]) -> None:
-            released = await self._let_go(connection, job, some, rows_only=rows_only)
-            to_mend = list({*some} - outcome.written | released) if not rows_only else []
-            people = await self.rows.people.mirrored(connection, job, to_mend, self.layout) if to_mend else []
-            if people:
-                mirrors.update({person.source_id: person.target_id for person in people})
-                people, problems = await asyncio.to_thread(self.placer.people, people)
-                outcome.failed_people |= problems
-                outcome.placed |= _with_thumbnail(people)
-                leaving = {person.target_id: person.places for person in people if person.leaving}
-                async with self.rows.phones.writing(connection, job):
-                    await marks.leave(connection, job, {(id_, id_): paths for id_, paths in leaving.items()})
-                    await self.rows.people.write(connection, job, [], people)
-                await self._clear_people(connection, job, leaving)
-            concerned = {*some, *(mirrors[id_] for id_ in some if id_ in mirrors)}
-            held = concerned & (outcome.held | outcome.placed)
-            await self._drop_empty(connection, job, people=concerned, held=held, rows_only=rows_only)
-
-        if ids:
-            await halving(connection, self.catalog, ids, outcome.failed_people, settle)
-        for person_id, failure in outcome.failed_people.items():
-            self.metrics.failures.labels(job=job.name, reason=failure.kind).inc()
-            if failure.kind == "lock":
-                self.limited.warning("the database is busy: people are tried again", job=job.name)
-            else:
-                log.warning("a person is not as they should be", person=person_id, job=job.name, reason=failure.text)
-
     async def _copy(
         self, connection: Connection, job: Job, links: OriginalLinks, sources: Sequence[Source], outcome: Outcome
     ) -> None:
         async with connection.pipeline():
             files = by_source(await self.planner.files(connection, sources))
             people = await self.rows.people.of(connection, job, sources, self.layout)
-            await self._hold(connection, job, sources, outcome)
+            await self.settler.hold(connection, job, sources, outcome)
         begun = await asyncio.to_thread(self.placer.unmade, job, sources, files)
         if begun:
             await marks.begin(connection, job, begun)
@@ -229,7 +170,7 @@ class Reconciler:
             outcome.failed |= failed
             if people:
                 people, problems = await to_the_end(self.placer.people, people)
-                outcome.placed |= _with_thumbnail(people)
+                outcome.placed |= with_thumbnail(people)
                 outcome.failed_people |= problems
             if copies:
                 await self._write(connection, job, links, copies, people, outcome)
@@ -357,8 +298,8 @@ class Reconciler:
         *,
         rows_only: bool,
     ) -> None:
-        await self._hold(connection, job, sources, outcome)
-        await self._hide(connection, job, sources, outcome)
+        await self.settler.hold(connection, job, sources, outcome)
+        await self.settler.hide(connection, job, sources, outcome)
         async with left_if_cut_off(connection, job, sources):
             await self.removal.remove(connection, job, sources, own_sidecars=not links.directory)
             outcome.removed += len(sources)
@@ -368,8 +309,8 @@ class Reconciler:
     async def _park(
         self, connection: Connection, job: Job, links: OriginalLinks, sources: Sequence[Source], outcome: Outcome
     ) -> None:
-        await self._hold(connection, job, sources, outcome)
-        await self._hide(connection, job, sources, outcome)
+        await self.settler.hold(connection, job, sources, outcome)
+        await self.settler.hide(connection, job, sources, outcome)
         await self.removal.park(connection, job, sources, own_sidecars=not links.directory)
         outcome.parked += len(sources)
         outcome.owner_removed |= any(source.reason == "owner" for source in sources)
@@ -390,7 +331,7 @@ class Reconciler:
         rows_only: bool,
     ) -> None:
         """The target user deleted these copies for good: they stay deleted, and nothing is left of them."""
-        await self._hold(connection, job, sources, outcome)
+        await self.settler.hold(connection, job, sources, outcome)
         params = {**job_params(job), **batch_params(sources)}
         places = {
             (source.id, source.target_id): [path]
@@ -429,36 +370,6 @@ class Reconciler:
         )
         await connection.execute(query("removal", "unskip"), {**job_params(job), **batch_params(todo.unskip)})
 
-    async def _let_go(self, connection: Connection, job: Job, people: Sequence[UUID], *, rows_only: bool) -> set[UUID]:
-        """Forget whom mirrors stood for that are gone. Returns these mirrors."""
-        if not await self.rows.people.forsaken_by_source(connection, job, people):
-            return set()
-        async with self.rows.phones.writing(connection, job):
-            released = await self.rows.people.release(connection, job, people)
-            await marks.leave(connection, job, {(id_, id_): [path] for id_, path in released.items() if path})
-        if not rows_only:
-            await self._clear_people(connection, job, released.keys())
-        return set(released)
-
-    async def _drop_empty(
-        self, connection: Connection, job: Job, *, people: set[UUID], held: set[UUID], rows_only: bool
-    ) -> None:
-        """Remove mirrored people without a face, and then their thumbnails. ``held``: see without_faces."""
-        empty = await self.rows.people.without_faces(connection, job, people, held)
-        if not empty:
-            return
-        async with self.rows.phones.writing(connection, job, deletes=True):
-            # A person's mark is known by the person, for want of a source.
-            await marks.leave(connection, job, {(id_, id_): [path] if path else [] for id_, path in empty})
-            await self.rows.people.drop(connection, job, [id_ for id_, _ in empty])
-        if not rows_only:
-            await self._clear_people(connection, job, {id_ for id_, _ in empty})
-
 
 def _is_blocked(failure: Failure | None) -> bool:
     return failure is not None and failure.kind == "in the way"
-
-
-def _with_thumbnail(people: Sequence[Person]) -> set[UUID]:
-    """Return those whose thumbnail was placed: if another batch dropped them meanwhile, the file is to go again."""
-    return {person.target_id for person in people if person.task is not None}
