@@ -11,6 +11,7 @@ cut off waits for its own hands, leaves the marks once more, and tells the owner
 """
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -24,7 +25,7 @@ from psycopg.conninfo import make_conninfo
 
 from listener.database import Connection, FencedError, RefusedError, connect, fetch, query, statement, uuids
 from listener.immich.catalog import Catalog
-from listener.immich.layout import Layout
+from listener.immich.layout import Layout, SwappedError
 from listener.ops import logs
 from listener.ops.metrics import Metrics
 from listener.settings import Job
@@ -102,6 +103,20 @@ class Marks:
         done = [mark.source_id for mark in marks if mark.source_id not in failed]
         await connection.execute(query("marks", "done"), {**job_params(job), "sources": uuids(done)})
         return failed
+
+    async def clear_generated(self, connection: Connection, job: Job, sources: Collection[UUID]) -> None:
+        """Remove generated files of copies that are gone, as far as can be while another disk is away; marks stay."""
+        params = {**job_params(job), "sources": uuids(sources)}
+        gone = [mark for row in await fetch(connection, self.read, params) if not (mark := Mark(*row)).there]
+        if gone:
+            await to_the_end(self._remove_generated, job, gone)
+
+    def _remove_generated(self, job: Job, marks: Sequence[Mark]) -> None:
+        for mark in marks:
+            folders = self.layout.folders_of(mark.target_id, job.target_user_id)
+            # Where the media root itself is another one nothing is removed; what is left is removed by the mark.
+            with contextlib.suppress(FileProblemError, SwappedError):
+                remove_files(self.layout, folders, str(mark.target_id), mark.paths)
 
     def _remove(
         self, job: Job, marks: Sequence[Mark], named: Collection[str], wholly: Collection[UUID]

@@ -94,8 +94,8 @@ class Reconciler:
         recorded with its reason. Raises psycopg.OperationalError when the connection is lost, ChangedError when the
         tables are no longer those of the catalog; then the whole batch is to be tried again.
 
-        rows_only: take away what must not be seen, and touch no disk; for a job that pauses or is refused. The files go
-        later, by their marks.
+        rows_only: take away what must not be seen, and make nothing; for a job that pauses or is refused. Files that
+        cannot go now go later, by their marks.
         """
         outcome = Outcome()
         work = lambda some: self._assets(connection, job, some, outcome, rows_only=rows_only)  # noqa: E731 - twice
@@ -303,7 +303,9 @@ class Reconciler:
         async with left_if_cut_off(connection, job, sources):
             await self.removal.remove(connection, job, sources, own_sidecars=not links.directory)
             outcome.removed += len(sources)
-            if not rows_only:
+            if rows_only:
+                await self.marks.clear_generated(connection, job, {source.id for source in sources})
+            else:
                 await self._clear(connection, job, sources, outcome)
 
     async def _park(

@@ -205,7 +205,10 @@ ON CONFLICT ("userId", value) DO NOTHING
 -- Tags that only copies had which are gone now: their words go, too. Only those that we made, by their id, and that
 -- nothing of the target's is left in: no photo, no tag of theirs below, and no note of a copy from which they took it.
 WITH given AS (
-    SELECT DISTINCT value FROM public._face_sync_tag_map WHERE target_asset_id = ANY(%(targets)s::uuid[])
+    SELECT value FROM public._face_sync_tag_map WHERE target_asset_id = ANY(%(targets)s::uuid[])
+    UNION
+    SELECT tag.value FROM tag_asset JOIN tag ON tag.id = tag_asset.{tag_asset_tag}
+    WHERE tag_asset.{tag_asset_asset} = ANY(%(sources)s::uuid[])
 ), family AS (
     SELECT tag.id, tag.value
     FROM tag
