@@ -345,6 +345,7 @@ class Reconciler:
             async with self.rows.phones.writing(connection, job):
                 await marks.leave(connection, job, places)
                 await connection.execute(query("removal", "respect"), params)
+                await self.rows.extras.after(connection, params)
                 await connection.execute(query("removal", "forget"), params)
                 # Immich leaves the last other one in its stack.
                 await self.rows.extras.restack(connection, params)
