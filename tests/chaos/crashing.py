@@ -5,12 +5,13 @@ file or folder, each commit, each writing statement that commits by itself, each
 is made of the moment, of what happens and of the product's functions that asked for it::
 
     python -m tests.chaos.crashing "after link in files._hardlink of placing.Placer.copies:2" run
+    python -m tests.chaos.crashing nth:40 run
     python -m tests.chaos.crashing record:FILE run
     python -m tests.chaos.crashing nursery
 
-The first kills itself with SIGKILL when it comes to that point for the second time; the second only writes down
-the points it comes to, a line of JSON each. A nursery starts such processes by forking, which saves them the
-second that the imports take; `tests.chaos.nursery` talks to it.
+The first kills itself with SIGKILL when it comes to that point for the second time; the second at the fortieth point,
+whichever that is; the third only writes down the points it comes to, a line of JSON each. A nursery starts such
+processes by forking, which saves them the second that the imports take; `tests.chaos.nursery` talks to it.
 """
 
 import builtins
@@ -78,7 +79,7 @@ class Kill:
         self._left = count
         self._lock = threading.Lock()
 
-    def wants(self, label: str) -> bool:
+    def wants(self, label: str, /) -> bool:
         """Tell whether the process is to end here: what happens here is then left half done."""
         return label == self._label and self._left == 1
 
@@ -92,13 +93,27 @@ class Kill:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
+class KillAtAny(Kill):
+    """Kills this process at the n-th point that it comes to."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__("", count)
+
+    def wants(self, _: str, /) -> bool:
+        return self._left == 1
+
+    def at(self, point: "Point") -> None:
+        self._label = point.label
+        super().at(point)
+
+
 class Record:
     """Writes down each point that this process comes to."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
-    def wants(self, label: str) -> bool:
+    def wants(self, label: str, /) -> bool:
         return label == ""
 
     def at(self, point: "Point") -> None:
@@ -312,6 +327,8 @@ def mark_of(text: str) -> Kill | Record:
     head, _, rest = text.partition(":")
     if head == "record":
         return Record(Path(rest))
+    if head == "nth":
+        return KillAtAny(int(rest))
     label, _, count = text.rpartition(":")
     return Kill(label, int(count))
 

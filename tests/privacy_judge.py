@@ -1,0 +1,266 @@
+"""Measures what each user can come to against the rules, and names what breaks them."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from tests.conftest import Roots
+from tests.privacy_reach import Reached, Row, Seen, Tables, files_of
+from tests.privacy_rules import Photo, Sight, World
+from tests.privacy_words import KINDS, Word, number_in, words_in
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Leak:
+    """What is where it may not be. ``rule`` is the same for all faults of a kind."""
+
+    rule: str
+    viewer: str
+    what: str
+    where: str
+
+    def __str__(self) -> str:
+        return f"[{self.rule}] {self.viewer} comes to {self.what}: {self.where}"
+
+
+@dataclass(slots=True)
+class Known:
+    """What the users did beside their photos, by names of users; ids as the database's JSON has them.
+
+    ``names``: who gave a name to which person, by the name's number. ``kept``: names that a user made their own by
+    merging. ``remarks``: who wrote them. ``put``: pairs of album and photo that a user made. ``job_albums``: those that
+    a job fills. ``hidden_copies``: copies that their user locked, as pairs of user and photo's number. ``covers``:
+    pairs of stack and locked photo that were so when the photo was locked.
+    """
+
+    users: dict[str, str] = field(default_factory=dict)
+    photo_of: dict[str, int] = field(default_factory=dict)
+    originals: dict[str, int] = field(default_factory=dict)
+    asset_of_face: dict[str, str] = field(default_factory=dict)
+    names: dict[int, tuple[str, str]] = field(default_factory=dict)
+    merged: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, set[int]] = field(default_factory=dict)
+    remarks: dict[int, str] = field(default_factory=dict)
+    put: set[tuple[str, str]] = field(default_factory=set)
+    job_albums: set[str] = field(default_factory=set)
+    hidden_copies: set[tuple[str, int]] = field(default_factory=set)
+    covers: set[tuple[str, str]] = field(default_factory=set)
+
+    def learn(self, connection: psycopg.Connection[Any]) -> None:
+        """Note of each asset and face that there is which photo it shows."""
+        for asset, name in connection.execute('SELECT id::text, "originalFileName" FROM asset').fetchall():
+            number = number_in(name)
+            if number is not None:
+                self.photo_of.setdefault(asset, number)
+        faces = connection.execute('SELECT id::text, "assetId"::text FROM asset_face').fetchall()
+        self.asset_of_face |= dict(faces)
+
+    def person(self, id_: str) -> str:
+        """Return who a person is after all merges."""
+        while id_ in self.merged:
+            id_ = self.merged[id_]
+        return id_
+
+
+class Judge:
+    """Looks at the database and the disk with each user's eyes."""
+
+    def __init__(self, connection: psycopg.Connection[Any], roots: Roots, world: World, known: Known) -> None:
+        self.world, self.known = world, known
+        self._roots = roots
+        self.tables = Tables(connection)
+        self._connection = connection
+        self._person = self._column("asset_face", "person_group", "person")
+        self._album_asset = self._column("album_asset", "asset")
+        self._album = self._column("album_asset", "album")
+
+    def _column(self, table: str, *parents: str) -> str:
+        return next(key.columns[0] for key in self.tables.keys if key.table == table and key.parent in parents)
+
+    def leaks(self) -> list[Leak]:
+        """Return everything that breaks a rule at this moment."""
+        self.known.learn(self._connection)
+        self.tables.read()
+        self._assets = {row["id"]: row for row in self.tables.rows["asset"]}
+        self._owners = {id_: name for name, id_ in self.known.users.items()}
+        self._crossing = {number: self._who_may_know(number) for number in self.known.names}
+        found = {leak for user in self.known.users for leak in self._leaks_to(user)}
+        found |= set(self._notes()) | set(self._own_secrets())
+        return sorted(found)
+
+    # --- one user's eyes --------------------------------------------------------------------------------
+
+    def _leaks_to(self, viewer: str) -> Iterator[Leak]:
+        rows = self.tables.reached_by(self.known.users[viewer])
+        for reached in rows:
+            if self._is_immichs_own(viewer, reached):
+                continue
+            if reached.table == "asset" and reached.via is not None:
+                yield from self._of_another(viewer, reached)
+            for word in words_in(json.dumps(reached.row)):
+                yield from self._in_row(viewer, reached, word)
+        for seen in files_of(self.known.users[viewer], viewer, self._roots, rows):
+            for word in {*words_in(seen.name), *words_in(seen.content)}:
+                yield from self._in_file(viewer, seen, word)
+
+    def _in_row(self, viewer: str, reached: Reached, word: Word) -> Iterator[Leak]:
+        where = reached.path
+        if word.kind == "n":
+            if not self._knows_name(viewer, reached, word.number):
+                yield Leak(f"name in {reached.table}", viewer, f"the name n{word.number}", where)
+        elif word.kind == "w":
+            if self.known.remarks[word.number] != viewer:
+                yield Leak(f"remark in {reached.table}", viewer, f"remark w{word.number}", where)
+        elif (photo := self._photo(word)) is not None:
+            sight = self.world.sight(viewer, photo)
+            what = f"{KINDS[word.kind]} of photo {photo.number}"
+            if sight == Sight.NOTHING and not self._put_by_users(reached):
+                yield Leak(f"row of {reached.table}", viewer, what, where)
+            elif sight == Sight.PARKED and reached.table == "asset" and not _is_parked(reached.row):
+                yield Leak("asset in view", viewer, what, where)
+
+    def _in_file(self, viewer: str, seen: Seen, word: Word) -> Iterator[Leak]:
+        where = f"{seen.path} {seen.named_by}".strip()
+        if word.kind in "nw":
+            author = self.known.names[word.number][0] if word.kind == "n" else self.known.remarks[word.number]
+            if author != viewer:
+                yield Leak("words in a file", viewer, f"{word.kind}{word.number}", where)
+            return
+        photo = self._photo(word)
+        if photo is None:
+            return
+        sight = self.world.sight(viewer, photo)
+        what = f"{KINDS[word.kind]} of photo {photo.number}"
+        kind = "crop of a person" if word.kind == "f" else "original" if seen.original else "file"
+        if sight == Sight.NOTHING:
+            yield Leak(kind, viewer, what, where)
+        elif sight == Sight.PARKED and seen.original:
+            yield Leak("original in reach", viewer, what, where)
+
+    def _photo(self, word: Word) -> Photo | None:
+        """Return the photo that a word is about; None for ids of anything else."""
+        number: int | None = word.number
+        if word.kind == "f":
+            number = self.known.photo_of.get(self.known.asset_of_face.get(word.id, ""))
+        elif word.kind == "i":
+            number = self.known.originals.get(word.id)
+        return None if number is None else self.world.photos[number]
+
+    # --- what users give each other within Immich -------------------------------------------------------
+
+    def _is_immichs_own(self, viewer: str, reached: Reached) -> bool:
+        """Tell whether an owner shows this photo of their own by an album of Immich's: no copy has a part in it."""
+        row = reached.row
+        return (
+            reached.table == "asset"
+            and row["ownerId"] != self.known.users[viewer]
+            and row["id"] in self.known.originals
+            and reached.via is not None
+            and self._put_by_users(reached.via, row["id"])
+        )
+
+    def _put_by_users(self, reached: Reached, asset: str | None = None) -> bool:
+        """Tell whether a row is there because a user put a photo into an album."""
+        row = reached.row
+        if reached.table == "album":
+            asset = asset or row["albumThumbnailAssetId"]
+            return (row["id"], asset) in self.known.put
+        album, asset = row.get(self._album) or row.get("albumId"), asset or row.get(self._album_asset)
+        return (album, asset or row.get("assetId")) in self.known.put
+
+    def _of_another(self, viewer: str, reached: Reached) -> Iterator[Leak]:
+        """A photo that is another user's: their copy, by an album that they share."""
+        assert reached.via is not None
+        owner = self._owners[reached.row["ownerId"]]
+        if owner == viewer or reached.via.table not in {"album", "album_asset"}:
+            return
+        album = reached.via.row["id" if reached.via.table == "album" else self._album]
+        if album not in self.known.job_albums and (album, reached.row["id"]) not in self.known.put:
+            yield Leak("copy in an album by nobody", viewer, reached.row["originalFileName"], reached.path)
+
+    def _own_secrets(self) -> Iterator[Leak]:
+        """What a user locked of their own copies is in no album, no cover of one, and was made no stack's cover."""
+        rows = self.tables.rows
+        pairs = {(row[self._album], row[self._album_asset]) for row in rows["album_asset"]}
+        for album, asset in pairs:
+            if self._is_hidden(asset):
+                yield Leak("locked copy in an album", self._owner(asset), f"photo {self._number(asset)}", album)
+        for row in rows["album"]:
+            cover = row["albumThumbnailAssetId"]
+            if cover is None:
+                continue
+            what, where = f"photo {self._number(cover)} ", f"album {row['id']}"
+            if (row["id"], cover) not in pairs:
+                yield Leak("cover that is not in its album", self._owner(cover), what, where)
+            elif cover not in self.known.originals and _is_parked(self._assets[cover]):
+                yield Leak("cover that is parked", self._owner(cover), what, where)
+        for row in rows["stack"]:
+            cover = row["primaryAssetId"]
+            if self._is_hidden(cover) and (row["id"], cover) not in self.known.covers:
+                yield Leak("locked copy as a stack's cover", self._owner(cover), f"asset {cover}", row["id"])
+
+    def _is_hidden(self, asset: str) -> bool:
+        if asset in self.known.originals:
+            return False
+        return (self._owner(asset), self._number(asset)) in self.known.hidden_copies
+
+    def _owner(self, asset: str) -> str:
+        return self._owners[self._assets[asset]["ownerId"]]
+
+    def _number(self, asset: str) -> int:
+        return self.known.photo_of.get(asset, -1)
+
+    # --- names ------------------------------------------------------------------------------------------
+
+    def _who_may_know(self, number: int) -> set[str]:
+        """A name crosses with its person: to those who may see a photo of the namer's that the person is on."""
+        author, person = self.known.names[number]
+        person = self.known.person(person)
+        may = {author}
+        for face in self.tables.rows["asset_face"]:
+            photo = self._shown_on(face)
+            if photo is None or photo.owner != author or self.known.person(str(face[self._person])) != person:
+                continue
+            may |= {user for user in self.known.users if self.world.sight(user, photo) > Sight.NOTHING}
+        return may
+
+    def _shown_on(self, face: Row) -> Photo | None:
+        number = self.known.originals.get(face["assetId"])
+        return None if number is None or face["deletedAt"] is not None else self.world.photos[number]
+
+    def _knows_name(self, viewer: str, reached: Reached, number: int) -> bool:
+        if viewer in self._crossing[number] or number in self.known.kept.get(viewer, ()):
+            return True
+        if reached.table != "person":
+            return False
+        # A person whom the viewer has put on photos of their own is theirs, as they are called.
+        person = reached.row.get("personGroupId") or reached.row["id"]
+        return any(
+            (photo := self._shown_on(face)) is not None and photo.owner == viewer
+            for face in self.tables.rows["asset_face"]
+            if face[self._person] == person
+        )
+
+    # --- our own tables ---------------------------------------------------------------------------------
+
+    def _notes(self) -> Iterator[Leak]:
+        """Nobody reads our notes through Immich; but what was locked is in none of them."""
+        for table, rows in self.tables.ours.items():
+            for row in rows:
+                whom = row.get("target_user_id") or self._assets.get(str(row.get("target_asset_id")), {}).get("ownerId")
+                viewers = [self._owners[whom]] if whom in self._owners else [*self.known.users]
+                for word in words_in(json.dumps(row)):
+                    photo = self._photo(word) if word.kind in "pdtog" else None
+                    if photo is None:
+                        continue
+                    targets = [viewer for viewer in viewers if viewer != photo.owner]
+                    if targets and all(self.world.sight(viewer, photo) == Sight.NOTHING for viewer in targets):
+                        kind = "file name" if word.kind == "p" else KINDS[word.kind]
+                        yield Leak(f"note of a {kind} in {table}", targets[0], f"photo {photo.number}", json.dumps(row))
+
+
+def _is_parked(row: Row) -> bool:
+    return bool(row["isOffline"] and row["deletedAt"] and row["visibility"] == "hidden" and row["status"] == "active")
