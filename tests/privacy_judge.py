@@ -10,7 +10,7 @@ import psycopg
 from tests.conftest import Roots
 from tests.privacy_reach import Reached, Row, Seen, Tables, files_of
 from tests.privacy_rules import Photo, Sight, World
-from tests.privacy_words import KINDS, Word, number_in, words_in
+from tests.privacy_words import KINDS, Word, number_in, word, words_in
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -98,55 +98,57 @@ class Judge:
         for reached in rows:
             if self._is_immichs_own(viewer, reached):
                 continue
-            if reached.table == "asset" and reached.via is not None:
-                yield from self._of_another(viewer, reached)
-            for word in words_in(json.dumps(reached.row)):
-                yield from self._in_row(viewer, reached, word)
+            if self._is_anothers_copy(viewer, reached):
+                # Whether it may be there is judged with its owner's eyes; whether it may be in that album, here.
+                yield from self._in_album(viewer, reached)
+                continue
+            for found in words_in(json.dumps(reached.row)):
+                yield from self._in_row(viewer, reached, found)
         for seen in files_of(self.known.users[viewer], viewer, self._roots, rows):
-            for word in {*words_in(seen.name), *words_in(seen.content)}:
-                yield from self._in_file(viewer, seen, word)
+            for found in {*words_in(seen.name), *words_in(seen.content)}:
+                yield from self._in_file(viewer, seen, found)
 
-    def _in_row(self, viewer: str, reached: Reached, word: Word) -> Iterator[Leak]:
+    def _in_row(self, viewer: str, reached: Reached, found: Word) -> Iterator[Leak]:
         where = reached.path
-        if word.kind == "n":
-            if not self._knows_name(viewer, reached, word.number):
-                yield Leak(f"name in {reached.table}", viewer, f"the name n{word.number}", where)
-        elif word.kind == "w":
-            if self.known.remarks[word.number] != viewer:
-                yield Leak(f"remark in {reached.table}", viewer, f"remark w{word.number}", where)
-        elif (photo := self._photo(word)) is not None:
+        if found.kind == "n":
+            if not self._knows_name(viewer, reached, found.number):
+                yield Leak(f"name in {reached.table}", viewer, f"the name n{found.number}", where)
+        elif found.kind == "w":
+            if self.known.remarks[found.number] != viewer:
+                yield Leak(f"remark in {reached.table}", viewer, f"remark w{found.number}", where)
+        elif (photo := self._photo(found)) is not None:
             sight = self.world.sight(viewer, photo)
-            what = f"{KINDS[word.kind]} of photo {photo.number}"
+            what = f"{KINDS[found.kind]} of photo {photo.number}"
             if sight == Sight.NOTHING and not self._put_by_users(reached):
                 yield Leak(f"row of {reached.table}", viewer, what, where)
             elif sight == Sight.PARKED and reached.table == "asset" and not _is_parked(reached.row):
                 yield Leak("asset in view", viewer, what, where)
 
-    def _in_file(self, viewer: str, seen: Seen, word: Word) -> Iterator[Leak]:
+    def _in_file(self, viewer: str, seen: Seen, found: Word) -> Iterator[Leak]:
         where = f"{seen.path} {seen.named_by}".strip()
-        if word.kind in "nw":
-            author = self.known.names[word.number][0] if word.kind == "n" else self.known.remarks[word.number]
+        if found.kind in "nw":
+            author = self.known.names[found.number][0] if found.kind == "n" else self.known.remarks[found.number]
             if author != viewer:
-                yield Leak("words in a file", viewer, f"{word.kind}{word.number}", where)
+                yield Leak("words in a file", viewer, f"{found.kind}{found.number}", where)
             return
-        photo = self._photo(word)
+        photo = self._photo(found)
         if photo is None:
             return
         sight = self.world.sight(viewer, photo)
-        what = f"{KINDS[word.kind]} of photo {photo.number}"
-        kind = "crop of a person" if word.kind == "f" else "original" if seen.original else "file"
+        what = f"{KINDS[found.kind]} of photo {photo.number}"
+        kind = "crop of a person" if found.kind == "f" else "original" if seen.original else "file"
         if sight == Sight.NOTHING:
             yield Leak(kind, viewer, what, where)
         elif sight == Sight.PARKED and seen.original:
             yield Leak("original in reach", viewer, what, where)
 
-    def _photo(self, word: Word) -> Photo | None:
+    def _photo(self, found: Word) -> Photo | None:
         """Return the photo that a word is about; None for ids of anything else."""
-        number: int | None = word.number
-        if word.kind == "f":
-            number = self.known.photo_of.get(self.known.asset_of_face.get(word.id, ""))
-        elif word.kind == "i":
-            number = self.known.originals.get(word.id)
+        number: int | None = found.number
+        if found.kind == "f":
+            number = self.known.photo_of.get(self.known.asset_of_face.get(found.id, ""))
+        elif found.kind == "i":
+            number = self.known.originals.get(found.id)
         return None if number is None else self.world.photos[number]
 
     # --- what users give each other within Immich -------------------------------------------------------
@@ -171,12 +173,19 @@ class Judge:
         album, asset = row.get(self._album) or row.get("albumId"), asset or row.get(self._album_asset)
         return (album, asset or row.get("assetId")) in self.known.put
 
-    def _of_another(self, viewer: str, reached: Reached) -> Iterator[Leak]:
-        """A photo that is another user's: their copy, by an album that they share."""
+    def _is_anothers_copy(self, viewer: str, reached: Reached) -> bool:
+        row = reached.row
+        return (
+            reached.table == "asset"
+            and row["ownerId"] != self.known.users[viewer]
+            and row["id"] not in self.known.originals
+            and reached.via is not None
+            and reached.via.table in {"album", "album_asset"}
+        )
+
+    def _in_album(self, viewer: str, reached: Reached) -> Iterator[Leak]:
+        """Another user's copy is shown by an album that they share: they put it there, or a job of theirs fills it."""
         assert reached.via is not None
-        owner = self._owners[reached.row["ownerId"]]
-        if owner == viewer or reached.via.table not in {"album", "album_asset"}:
-            return
         album = reached.via.row["id" if reached.via.table == "album" else self._album]
         if album not in self.known.job_albums and (album, reached.row["id"]) not in self.known.put:
             yield Leak("copy in an album by nobody", viewer, reached.row["originalFileName"], reached.path)
@@ -216,16 +225,24 @@ class Judge:
     # --- names ------------------------------------------------------------------------------------------
 
     def _who_may_know(self, number: int) -> set[str]:
-        """A name crosses with its person: to those who may see a photo of the namer's that the person is on."""
+        """A name crosses with its person, from whoever has it to those who may see an own photo that they are on."""
         author, person = self.known.names[number]
         person = self.known.person(person)
+        called = {self._person_id(row) for row in self.tables.rows["person"] if word("n", number) in row["name"]}
         may = {author}
-        for face in self.tables.rows["asset_face"]:
-            photo = self._shown_on(face)
-            if photo is None or photo.owner != author or self.known.person(str(face[self._person])) != person:
-                continue
-            may |= {user for user in self.known.users if self.world.sight(user, photo) > Sight.NOTHING}
+        for _ in self.known.users:
+            for face in self.tables.rows["asset_face"]:
+                photo = self._shown_on(face)
+                if photo is None or photo.owner not in may:
+                    continue
+                theirs = str(face[self._person])
+                if theirs in called or (photo.owner == author and self.known.person(theirs) == person):
+                    may |= {user for user in self.known.users if self.world.sight(user, photo) > Sight.NOTHING}
         return may
+
+    @staticmethod
+    def _person_id(row: Row) -> str:
+        return str(row.get("personGroupId") or row["id"])
 
     def _shown_on(self, face: Row) -> Photo | None:
         number = self.known.originals.get(face["assetId"])
@@ -237,7 +254,7 @@ class Judge:
         if reached.table != "person":
             return False
         # A person whom the viewer has put on photos of their own is theirs, as they are called.
-        person = reached.row.get("personGroupId") or reached.row["id"]
+        person = self._person_id(reached.row)
         return any(
             (photo := self._shown_on(face)) is not None and photo.owner == viewer
             for face in self.tables.rows["asset_face"]
@@ -252,13 +269,13 @@ class Judge:
             for row in rows:
                 whom = row.get("target_user_id") or self._assets.get(str(row.get("target_asset_id")), {}).get("ownerId")
                 viewers = [self._owners[whom]] if whom in self._owners else [*self.known.users]
-                for word in words_in(json.dumps(row)):
-                    photo = self._photo(word) if word.kind in "pdtog" else None
+                for found in words_in(json.dumps(row)):
+                    photo = self._photo(found) if found.kind in "pdtog" else None
                     if photo is None:
                         continue
                     targets = [viewer for viewer in viewers if viewer != photo.owner]
                     if targets and all(self.world.sight(viewer, photo) == Sight.NOTHING for viewer in targets):
-                        kind = "file name" if word.kind == "p" else KINDS[word.kind]
+                        kind = "file name" if found.kind == "p" else KINDS[found.kind]
                         yield Leak(f"note of a {kind} in {table}", targets[0], f"photo {photo.number}", json.dumps(row))
 
 

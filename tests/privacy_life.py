@@ -25,6 +25,7 @@ from tests.privacy_judge import Judge, Known
 from tests.privacy_rules import Photo, Share, World
 from tests.privacy_words import same
 
+IDS = {name: UUID(int=random.Random(name).getrandbits(128), version=4) for name in ("alice", "bob", "carol")}
 # What may go wrong for a click on what is just being taken away: Immich says so, and nothing was done.
 REFUSED = (LookupError, OSError, psycopg.IntegrityError)
 
@@ -45,10 +46,10 @@ class Life:
     """The users, what they did, and the judge who looks on."""
 
     def __init__(self, immich: ImmichDatabase, roots: Roots, folder: Path, closing: ExitStack, seed: int) -> None:
-        self.home: Home = make_home(immich, roots, folder, closing, both_ways=True)
         self.roots, self.rng = roots, random.Random(seed)
+        self.home: Home = make_home(immich, roots, folder, closing, both_ways=True, ids=IDS)
         self.release = self.home.release
-        carol = add_user(immich.conninfo, immich.release, "carol")
+        carol = add_user(immich.conninfo, immich.release, "carol", IDS["carol"])
         actor = Actor(immich.conninfo, immich.release, carol, roots.media, roots.external, seed=2)
         actors = {"alice": self.home.alice, "bob": self.home.bob, "carol": closing.enter_context(actor)}
         self.users = {name: User(name, actor) for name, actor in actors.items()}

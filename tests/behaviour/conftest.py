@@ -7,7 +7,7 @@ the service itself with its triggers, its LISTEN connection and its files, in a 
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -259,8 +259,19 @@ def _key(release: str) -> tuple[int, ...]:
     return tuple(int(part) for part in release.split("."))
 
 
-def make_home(immich: ImmichDatabase, roots: Roots, folder: Path, stack: ExitStack, *, both_ways: bool = False) -> Home:
-    """Make a home whose listener is not started yet; ``stack`` closes it. Both ways: bob's uploads go to alice too."""
+def make_home(
+    immich: ImmichDatabase,
+    roots: Roots,
+    folder: Path,
+    stack: ExitStack,
+    *,
+    both_ways: bool = False,
+    ids: Mapping[str, UUID] | None = None,
+) -> Home:
+    """Make a home whose listener is not started yet; ``stack`` closes it. Both ways: bob's uploads go to alice too.
+
+    ``ids`` are those of the users, for a life that is to be lived again.
+    """
     with psycopg.connect(immich.conninfo, autocommit=True) as connection:
         connection.execute(
             "INSERT INTO system_metadata (key, value) VALUES ('MediaLocation', %s)",
@@ -271,7 +282,7 @@ def make_home(immich: ImmichDatabase, roots: Roots, folder: Path, stack: ExitSta
             Actor(
                 immich.conninfo,
                 immich.release,
-                add_user(immich.conninfo, immich.release, name),
+                add_user(immich.conninfo, immich.release, name, (ids or {}).get(name)),
                 roots.media,
                 roots.external,
                 seed=number,
