@@ -30,7 +30,8 @@ class Leak:
 class Known:
     """What the users did beside their photos, by names of users; ids as the database's JSON has them.
 
-    ``names``: who gave a name to which person, by the name's number. ``kept``: names that a user made their own by
+    ``names``: who gave a name to which person, by the name's number. ``called``: everybody who was ever called so, of
+    whichever user. ``kept``: names that a user made their own by
     merging. ``remarks``: who wrote them. ``put``: pairs of album and photo that a user made. ``job_albums``: those that
     a job fills. ``hidden_copies``: copies that their user locked, as pairs of user and photo's number. ``covers``:
     pairs of stack and locked photo that were so when the photo was locked.
@@ -41,6 +42,7 @@ class Known:
     originals: dict[str, int] = field(default_factory=dict)
     asset_of_face: dict[str, str] = field(default_factory=dict)
     names: dict[int, tuple[str, str]] = field(default_factory=dict)
+    called: dict[int, set[str]] = field(default_factory=dict)
     merged: dict[str, str] = field(default_factory=dict)
     kept: dict[str, set[int]] = field(default_factory=dict)
     remarks: dict[int, str] = field(default_factory=dict)
@@ -225,19 +227,19 @@ class Judge:
     # --- names ------------------------------------------------------------------------------------------
 
     def _who_may_know(self, number: int) -> set[str]:
-        """A name crosses with its person, from whoever has it to those who may see an own photo that they are on."""
+        """A name crosses with its person, from whoever has it on a photo of their own to those who may see that."""
         author, person = self.known.names[number]
         person = self.known.person(person)
-        called = {self._person_id(row) for row in self.tables.rows["person"] if word("n", number) in row["name"]}
+        called = self.known.called.setdefault(number, set())
+        called |= {self._person_id(row) for row in self.tables.rows["person"] if word("n", number) in row["name"]}
         may = {author}
-        for _ in self.known.users:
-            for face in self.tables.rows["asset_face"]:
-                photo = self._shown_on(face)
-                if photo is None or photo.owner not in may:
-                    continue
-                theirs = str(face[self._person])
-                if theirs in called or (photo.owner == author and self.known.person(theirs) == person):
-                    may |= {user for user in self.known.users if self.world.sight(user, photo) > Sight.NOTHING}
+        for face in self.tables.rows["asset_face"]:
+            photo = self._shown_on(face)
+            if photo is None:
+                continue
+            theirs = str(face[self._person])
+            if theirs in called or (photo.owner == author and self.known.person(theirs) == person):
+                may |= {user for user in self.known.users if self.world.sight(user, photo) > Sight.NOTHING}
         return may
 
     @staticmethod

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from uuid import UUID
 
 KINDS = {"p": "picture or file name", "d": "description", "t": "tag", "o": "text", "g": "place", "i": "id", "f": "crop"}
-_WORD = re.compile(r"q([pdtonw])(\d+)q|7\.77(\d{3})7|face ([0-9a-f-]{36}) of|\b([0-9a-f]{8}-[0-9a-f-]{27})\b")
+_WORD = re.compile(
+    r"q([pdtonw])(\d+)q|(?<!\d)7\.77(\d{3})7(?!\d)|face ([0-9a-f-]{36}) of|\b([0-9a-f]{8}-[0-9a-f-]{27})\b"
+)
 
 
 @dataclass(frozen=True, slots=True)
