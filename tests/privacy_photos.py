@@ -38,6 +38,7 @@ class Photos(Life):
             known = self.person(user) if self.rng.random() < 0.6 else None
             if (person := user.actor.recognise(face["id"], known)) != known:
                 user.people.append(person)
+                self.known.made.add(same(person))
 
     def upload(self, user: User) -> str:
         photo = self._new(user)
