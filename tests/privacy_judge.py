@@ -207,13 +207,10 @@ class Judge:
                 yield Leak("locked copy in an album", self._owner(asset), f"photo {self._number(asset)}", album)
         for row in rows["album"]:
             cover = row["albumThumbnailAssetId"]
-            if cover is None:
-                continue
-            what, where = f"photo {self._number(cover)} ", f"album {row['id']}"
-            if (row["id"], cover) not in pairs:
-                yield Leak("cover that is not in its album", self._owner(cover), what, where)
-            elif cover not in self.known.originals and _is_parked(self._assets[cover]):
-                yield Leak("cover that is parked", self._owner(cover), what, where)
+            # One that is parked is no leak: as for photos in the trash, Immich looks for another before it answers.
+            if cover is not None and (row["id"], cover) not in pairs:
+                what = f"photo {self._number(cover)}"
+                yield Leak("cover that is not in its album", self._owner(cover), what, row["id"])
         for row in rows["stack"]:
             cover = row["primaryAssetId"]
             if self._is_hidden(cover) and (row["id"], cover) not in self.known.covers:
