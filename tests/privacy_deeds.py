@@ -39,7 +39,7 @@ class Neighbours(Photos, People, Copies):
         self.trace: list[str] = []
         self.seen = self.deeds = 0
         self.sweeps = False
-        self._away = roots.external / "away"
+        self._away = roots.external.with_name("away")
 
     # --- the server and its settings --------------------------------------------------------------------
 
@@ -123,15 +123,16 @@ class Neighbours(Photos, People, Copies):
         self.world.removed_libraries.discard(user.name)
         return "has the library back"
 
-    def shared_disk(self, _: User) -> str | None:
-        """The disk with the links goes away, or is back."""
-        shared = self.roots.external / "shared"
+    def disk(self, _: User) -> str | None:
+        """The disk of the external libraries and of the links goes away, and leaves its mount point; or it is back."""
         self.sweeps = True
         if self._away.exists():
-            self._away.rename(shared)
-            return "disk: the links are back"
-        shared.rename(self._away)
-        return "disk: the links are away"
+            shutil.rmtree(self.roots.external)
+            self._away.rename(self.roots.external)
+            return "disk: is back"
+        self.roots.external.rename(self._away)
+        self.roots.external.mkdir()
+        return "disk: goes away"
 
     def swap_folder(self, _: User) -> str | None:
         """The target user puts a symlink to a folder of their own where one of ours was, or takes it away."""
@@ -225,6 +226,8 @@ class Neighbours(Photos, People, Copies):
         """Do a deed, and note what it was."""
         if user.name in self.world.removed_users and deed not in (N.remove_user, N.remove_library):
             return
+        if not self.is_whole and deed in ON_THE_DISK:
+            return
         try:
             done = deed(self, user)
         except REFUSED as refused:
@@ -303,9 +306,14 @@ OF_COPIES: dict[int, tuple[Deed, ...]] = {
 }
 OF_THE_HOUSE: dict[int, tuple[Deed, ...]] = {
     5: (N.change_settings,),
-    2: (N.remove_user, N.remove_library, N.shared_disk),
+    2: (N.remove_user, N.remove_library, N.disk),
     1: (N.swap_folder,),
 }
+# What needs the files of a library, or writes some there.
+ON_THE_DISK: tuple[Deed, ...] = (
+    *(N.import_photo, N.live_photo, N.second_still, N.move, N.hide_file, N.find_file, N.scan, N.swap_folder),
+    *(N.change_settings, N.describe, N.place_it, N.rate, N.tag, N.untag, N.crop, N.write_on_copy, N.crop_copy),
+)
 
 
 def seeds(default: tuple[int, ...]) -> tuple[int, ...]:
