@@ -258,13 +258,17 @@ class Judge:
             return True
         if reached.table != "person":
             return False
-        # A person whom the viewer has put on photos of their own is theirs, as they are called.
+        # A person whom the viewer has put on photos of their own is theirs, as they are called; and one who waits with
+        # a parked copy hangs on that.
         person = self._person_id(reached.row)
-        return any(
-            (photo := self._shown_on(face)) is not None and photo.owner == viewer
-            for face in self.tables.rows["asset_face"]
-            if face[self._person] == person
-        )
+        on = {face["assetId"] for face in self.tables.rows["asset_face"] if face[self._person] == person}
+        return any(self._is_own_or_parked(viewer, asset) for asset in on)
+
+    def _is_own_or_parked(self, viewer: str, asset: str) -> bool:
+        photo = self.world.photos[self.known.photo_of[asset]]
+        if self._owner(asset) != viewer:
+            return False
+        return photo.owner == viewer or self.world.sight(viewer, photo) == Sight.PARKED
 
     # --- our own tables ---------------------------------------------------------------------------------
 
