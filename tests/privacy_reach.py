@@ -87,21 +87,21 @@ class Tables:
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
-        tables = connection.execute(_TABLES).fetchall()
-        self._query = sql.SQL(" UNION ALL ").join(
+        self.rows: dict[str, list[Row]] = {}
+        self.read()
+
+    def read(self) -> None:
+        """Read everything anew: the tables that there are now, in one snapshot, and their foreign keys."""
+        query = sql.SQL(" UNION ALL ").join(
             sql.SQL("SELECT {}, to_jsonb(t) - {}::text[] FROM public.{} AS t").format(
                 sql.Literal(name), sql.Literal(vectors), sql.Identifier(name)
             )
-            for name, vectors in tables
+            for name, vectors in self._connection.execute(_TABLES).fetchall()
         )
-        found = connection.execute(_KEYS).fetchall()
+        found = self._connection.execute(_KEYS).fetchall()
         self.keys = [Key(t.strip('"'), p.strip('"'), tuple(c), tuple(pc)) for t, p, c, pc in found]
-        self.rows: dict[str, list[Row]] = {}
-
-    def read(self) -> None:
-        """Read everything anew, in one snapshot."""
         self.rows = defaultdict(list)
-        for table, row in self._connection.execute(self._query).fetchall():
+        for table, row in self._connection.execute(query).fetchall():
             self.rows[table].append(row)
 
     @property
