@@ -173,6 +173,9 @@ class Neighbours(Photos, People, Copies):
         deeds = [self._choose(OF_PHOTOS) for _ in range(self.rng.randrange(1, 7))]
         if self.rng.random() < 0.4:
             deeds.append(self._choose(OF_THE_HOUSE))
+        if how != "runs":
+            # A listener that is started without its disks waits for them.
+            deeds = [deed for deed in deeds if deed is not N.disk] or [N.lock]
         match how:
             case "runs":
                 self._do_all(deeds)
