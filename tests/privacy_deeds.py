@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from listener.database import RefusedError
 from listener.settings import Job
 from listener.standin.actor_rows import update
 from tests.chaos.nursery import Nursery, is_ready
@@ -29,6 +28,9 @@ SETTLED_WITHIN = 20.0
 MENDED_WITHIN = 8.0
 
 Deed = Callable[["Neighbours", User], str | None]
+
+
+_REFUSED = "a job is refused"
 
 
 class Neighbours(Photos, People, Copies):
@@ -189,12 +191,8 @@ class Neighbours(Photos, People, Copies):
         self.check()
 
     def start(self) -> None:
-        """Start the listener. That it refuses is no excuse: what may not be seen may not be seen then, either."""
-        try:
-            self.home.start()
-        except RefusedError as refused:
-            self.home.stop()
-            self.trace.append(f"   the listener refuses to start: {refused}")
+        """Start the listener. That it refuses a job is no excuse: what may not be seen may not be seen then, either."""
+        self.home.start(but=_REFUSED if self.world.removed_users else None)
 
     def _do_all(self, deeds: list[Deed]) -> None:
         for deed in deeds:
@@ -221,9 +219,13 @@ class Neighbours(Photos, People, Copies):
         killed = [line for line in process.output.splitlines() if line.startswith("killed ")]
         self.trace.append(f"   {killed[0] if killed else 'killed -9'}")
 
-    @staticmethod
-    def _wait(process: Process) -> None:
-        eventually(lambda: process.popen.poll() is not None or is_ready(process), within=SETTLED_WITHIN)
+    def _wait(self, process: Process) -> None:
+        def begun() -> bool:
+            if process.popen.poll() is not None or is_ready(process):
+                return True
+            return bool(self.world.removed_users) and _REFUSED in process.get("/readyz").text
+
+        eventually(begun, within=SETTLED_WITHIN)
 
     def do(self, deed: Deed, user: User) -> None:
         """Do a deed, and note what it was."""

@@ -268,7 +268,9 @@ class Judge:
         photo = self.world.photos[self.known.photo_of[asset]]
         if self._owner(asset) != viewer:
             return False
-        return photo.owner == viewer or self.world.sight(viewer, photo) == Sight.PARKED
+        sight = self.world.sight(viewer, photo)
+        # While a disk is away nothing is mended: who was on a photo that may be shown is still called so.
+        return photo.owner == viewer or sight == Sight.PARKED or (self.disk_fails and sight == Sight.SHOWN)
 
     # --- our own tables ---------------------------------------------------------------------------------
 
