@@ -392,7 +392,9 @@ class Service:
         self._unsettled |= self._named & outcome.waiting.keys()
         if outcome.owner_removed:
             self._watch.doubt()
-        self._totals[job.name].update(made=len(outcome.made), removed=outcome.removed, failed=len(outcome.failed))
+        self._totals[job.name].update(
+            made=len(outcome.made), removed=outcome.removed + outcome.parked, failed=len(outcome.failed)
+        )
 
     def _gauge(self) -> None:
         self.metrics.keys_queued.set(self.queue.waiting + self.queue.pausing)

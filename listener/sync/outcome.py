@@ -33,6 +33,7 @@ _ATTEMPTS = 3
 class Outcome:
     """What one batch did. ``failed`` has source ids, or person ids; they are to be tried again later.
 
+    made: sources whose copies are new, or back from where they were parked.
     owner_removed: copies were parked because a user or library is marked as removed. No event tells when that is taken
     back.
     changed: sources whose copies their users deleted or edited while the batch was in hand.

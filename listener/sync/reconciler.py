@@ -269,9 +269,10 @@ class Reconciler:
     def _count(self, written: Written, outcome: Outcome) -> None:
         for table, count in written.rows.items():
             self.metrics.rows_written.labels(table=table).inc(count)
-        made = [c.source.id for c in written.copies if not c.source.made and c.source.id not in outcome.failed]
-        outcome.made.extend(made)
-        outcome.kept += sum(copy.source.made for copy in written.copies)
+        # New, or back.
+        came = [c.source for c in written.copies if not c.source.made or c.source.parked]
+        outcome.made.extend(source.id for source in came if source.id not in outcome.failed)
+        outcome.kept += len(written.copies) - len(came)
 
     async def _album(self, connection: Connection, job: Job) -> UUID | None:
         """Return the job's album if it is there and the target user's own, else say so and go on without."""
@@ -301,7 +302,10 @@ class Reconciler:
         await self.settler.hold(connection, job, sources, outcome)
         await self.settler.hide(connection, job, sources, outcome)
         async with left_if_cut_off(connection, job, sources):
-            await self.removal.remove(connection, job, sources, own_sidecars=not links.directory)
+            # No row tells where the link of one that was lost is.
+            lost = [] if links.directory else [source for source in sources if source.lost]
+            places = {(source.id, source.target_id): self._places(job, source) for source in lost}
+            await self.removal.remove(connection, job, sources, places, own_sidecars=not links.directory)
             outcome.removed += len(sources)
             if rows_only:
                 await self.marks.clear_generated(connection, job, {source.id for source in sources})
@@ -336,10 +340,7 @@ class Reconciler:
         await self.settler.hold(connection, job, sources, outcome)
         params = {**job_params(job), **batch_params(sources)}
         places = {
-            (source.id, source.target_id): [path]
-            if not links.directory and (path := self._path(job, source)) is not None
-            else []
-            for source in sources
+            (source.id, source.target_id): [] if links.directory else self._places(job, source) for source in sources
         }
         async with left_if_cut_off(connection, job, sources):
             async with self.rows.phones.writing(connection, job):
@@ -353,6 +354,10 @@ class Reconciler:
                 await self._clear(connection, job, sources, outcome)
         for source in sources:
             log.info("a copy was deleted by its user: it is not made again", asset=source.id, job=job.name)
+
+    def _places(self, job: Job, source: Source) -> list[str]:
+        path = self._path(job, source)
+        return [path] if path is not None else []
 
     def _path(self, job: Job, source: Source) -> str | None:
         try:

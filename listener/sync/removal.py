@@ -67,17 +67,27 @@ class Removal:
             phones,
         )
 
-    async def remove(self, connection: Connection, job: Job, sources: Sequence[Source], *, own_sidecars: bool) -> None:
+    async def remove(
+        self,
+        connection: Connection,
+        job: Job,
+        sources: Sequence[Source],
+        places: Mapping[tuple[UUID, UUID], Sequence[str]],
+        *,
+        own_sidecars: bool,
+    ) -> None:
         """Take the rows of these copies away, and leave marks of their files. Raises psycopg.Error.
 
-        own_sidecars: copies have links of their own, and what lies beside those is theirs.
+        places: of links that no row names any more. own_sidecars: copies have links of their own, and what lies beside
+        those is theirs.
         """
         params = {**job_params(job), **batch_params(sources), "job": job.name}
         # Not there, and not lost: their user was faster.
         by_user = [source.mapped and not source.lost for source in sources]
         async with self.phones.writing(connection, job, deletes=True):
             await connection.execute(query("removal", "hold"), params)
-            await self.mark(connection, job, sources, own_sidecars=own_sidecars)
+            await self._mark(connection, job, sources, own_sidecars=own_sidecars)
+            await marks.leave(connection, job, places)
             await connection.execute(query("removal", "respect_deleted"), {**params, "by_user": by_user})
             await self.kept.note(connection, params)
             await self.extras.before(connection, params)
@@ -127,7 +137,7 @@ class Removal:
         """
         await self._leave_place(connection, job, [(source.id, source.target_id) for source in sources], but=but)
 
-    async def mark(self, connection: Connection, job: Job, sources: Sequence[Source], *, own_sidecars: bool) -> None:
+    async def _mark(self, connection: Connection, job: Job, sources: Sequence[Source], *, own_sidecars: bool) -> None:
         """Leave marks of all files of these copies, also where their rows are gone. Part of a transaction."""
         params = {**batch_params(sources), **job_params(job), "own_sidecars": own_sidecars}
         named = await self._named(connection, params)

@@ -221,7 +221,7 @@ class Log:
                 self.copied.append(Copied(fields["asset"], finished, fields["latency_ms"] / 1000))
             case "reconciled":
                 self.made += fields["made"]
-                self.removed += fields["removed"]
+                self.removed += fields["removed"] + fields["parked"]
             case "serving metrics and health":
                 self.port = fields["port"]
 

@@ -162,7 +162,7 @@ async def _do(
 
     def count(outcome: Outcome) -> set[UUID]:
         failed = {*outcome.failed, *outcome.failed_people}
-        counts.update(made=len(outcome.made), removed=outcome.removed, failed=len(outcome.failed))
+        counts.update(made=len(outcome.made), removed=outcome.removed + outcome.parked, failed=len(outcome.failed))
         return failed | outcome.waiting.keys()
 
     def tell(looked_at: int, total: int, *, ended: bool) -> None:
