@@ -40,7 +40,7 @@ DELETE FROM asset WHERE id = ANY(%(targets)s::uuid[]) AND "ownerId" = %(target_u
 -- How their user had them, for the day that they come back. A copy that its user is deleting for good is theirs to delete.
 -- Covers: not those that are so only since another one was parked.
 UPDATE public._face_sync_asset_map AS map
-SET parked = jsonb_build_object(
+SET parked = CASE WHEN map.parked IS NULL THEN jsonb_build_object(
         'visibility', copy.visibility, 'status', copy.status,
         'stack', (SELECT stack.id FROM stack
                   WHERE stack."primaryAssetId" = copy.id
@@ -55,8 +55,11 @@ SET parked = jsonb_build_object(
                          SELECT FROM album_asset AS entry
                          JOIN public._face_sync_asset_map AS away ON away.target_asset_id = entry.{album_asset_asset}
                          WHERE entry.{album_asset_album} = album.id AND away.parked->'covers' ? album.id::text)))
+    -- What their user did with one just as it was parked.
+    ELSE map.parked || jsonb_strip_nulls(jsonb_build_object(
+        'visibility', nullif(copy.visibility, 'hidden'), 'status', nullif(copy.status, 'active'))) END
 FROM asset AS copy
-WHERE map.target_asset_id = copy.id AND map.parked IS NULL
+WHERE map.target_asset_id = copy.id
   AND copy.id = ANY(%(targets)s::uuid[]) AND copy."ownerId" = %(target_user)s AND copy.status <> 'deleted'
 
 -- name: park

@@ -516,3 +516,10 @@ WHERE (map.source_user_id, map.target_user_id) IN (
           AND copied.target_user_id = map.target_user_id
           AND face.{face_person} = map.source_person_id
     )
+  -- Nor is anything changed of a parked copy: who was on it waits with it.
+  AND NOT EXISTS (
+        SELECT
+        FROM _face_sync_face_map AS copied
+        JOIN _face_sync_asset_map AS away ON away.target_asset_id = copied.target_asset_id AND away.parked IS NOT NULL
+        WHERE copied.target_person_id = map.target_person_id AND copied.target_user_id = map.target_user_id
+    )

@@ -14,7 +14,7 @@ _TOKEN = re.compile(
       |(?P<string>'(?:[^']|'')*')
       |(?P<name>"(?:[^"]|"")*"|%\(\w+\)s|\{+[^{}]*\}+|[A-Za-z_]\w*)
       |(?P<number>\d+(?:\.\d+)?)
-      |(?P<operator><>|!=|<=|>=|\|\||->>|->|::|:=|[-+*/%<>=(),.;\[\]:])""",
+      |(?P<operator><>|!=|<=|>=|@>|<@|\?[|&]?|!?~|\|\||->>|->|::|:=|[-+*/%<>=(),.;\[\]:])""",
     re.VERBOSE | re.DOTALL,
 )
 _BEFORE_CONDITION = frozenset({"WHERE", "ON", "HAVING", "WHEN"})
