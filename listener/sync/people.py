@@ -112,6 +112,8 @@ class People:
     note: bytes
     pictured: bytes
     unpicture: bytes
+    of_parked: bytes
+    unpicture_people: bytes
 
     @classmethod
     def compose(cls, catalog: Catalog) -> "People":
@@ -178,6 +180,8 @@ class People:
             note=statement("people", "note_people", said=sql.SQL(", ").join(notes), **names),
             pictured=statement("pictures", "pictured", **names),
             unpicture=statement("pictures", "unpicture", **names),
+            of_parked=statement("pictures", "of_parked", **names),
+            unpicture_people=statement("pictures", "unpicture_people", **names),
         )
 
     async def of(self, connection: Connection, job: Job, sources: Sequence[Source], layout: Layout) -> list[Person]:
@@ -233,6 +237,14 @@ class People:
         """Read the mirrored people whose thumbnail depends on whether these photos are shared."""
         rows = await fetch(connection, self.pictured, {**job_params(job), **batch_params(sources)})
         return {row[0] for row in rows}
+
+    async def showing_parked(self, connection: Connection, job: Job, ids: Collection[UUID]) -> dict[UUID, str]:
+        """Read those of these people whose thumbnail shows a parked copy, each with the path of its file."""
+        return dict(await fetch(connection, self.of_parked, {**job_params(job), "people": uuids(ids)}))
+
+    async def unpicture_all(self, connection: Connection, job: Job, ids: Collection[UUID]) -> None:
+        """Take their thumbnails from these people of the target's."""
+        await connection.execute(self.unpicture_people, {**job_params(job), "people": uuids(ids)})
 
     async def hide(self, connection: Connection, job: Job, sources: Sequence[Source]) -> list[tuple[UUID, str]]:
         """Take the thumbnails that show one of these photos from all of the target's people, their own too.

@@ -95,6 +95,7 @@ class Settler:
         mirrors: dict[UUID, UUID] = {}
 
         async def settled(some: Sequence[UUID]) -> None:
+            await self._unpicture_parked(connection, job, some, rows_only=rows_only)
             released = await self._let_go(connection, job, some, rows_only=rows_only)
             to_mend = list({*some} - outcome.written | released) if not rows_only else []
             people = await self.people.mirrored(connection, job, to_mend, self.layout) if to_mend else []
@@ -120,6 +121,19 @@ class Settler:
                 self.limited.warning("the database is busy: people are tried again", job=job.name)
             else:
                 log.warning("a person is not as they should be", person=person_id, job=job.name, reason=failure.text)
+
+    async def _unpicture_parked(
+        self, connection: Connection, job: Job, people: Sequence[UUID], *, rows_only: bool
+    ) -> None:
+        """Take thumbnails away that Immich has made of copies which were parked in between, of anybody's people."""
+        showing = await self.people.showing_parked(connection, job, people)
+        if not showing:
+            return
+        async with self.phones.writing(connection, job):
+            await marks.leave(connection, job, {(id_, id_): [path] for id_, path in showing.items()})
+            await self.people.unpicture_all(connection, job, showing.keys())
+        if not rows_only:
+            await self._clear_people(connection, job, showing.keys())
 
     async def _let_go(self, connection: Connection, job: Job, people: Sequence[UUID], *, rows_only: bool) -> set[UUID]:
         """Forget whom mirrors stood for that are gone. Returns these mirrors."""

@@ -82,3 +82,15 @@ UPDATE person AS mine SET "thumbnailPath" = ''
 FROM shown
 WHERE mine.{person_id} = shown.id AND mine."ownerId" = %(target_user)s
 RETURNING shown.id, shown.path
+
+-- name: of_parked
+-- Whose thumbnail shows a copy that is parked: Immich makes thumbnails some time after it has chosen a face, from whatever
+-- is there.
+SELECT mine.{person_id}, mine."thumbnailPath"
+FROM person AS mine
+JOIN asset_face AS face ON face.id = mine."faceAssetId"
+JOIN public._face_sync_asset_map AS map ON map.target_asset_id = face."assetId" AND map.parked IS NOT NULL
+WHERE mine.{person_id} = ANY(%(people)s::uuid[]) AND mine."ownerId" = %(target_user)s AND mine."thumbnailPath" <> ''
+
+-- name: unpicture_people
+UPDATE person SET "thumbnailPath" = '' WHERE {person_id} = ANY(%(people)s::uuid[]) AND "ownerId" = %(target_user)s

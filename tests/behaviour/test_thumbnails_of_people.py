@@ -182,3 +182,26 @@ def _files_like(home: Home, file: Path) -> list[Path]:
     folder = home.roots.media / "thumbs" / str(home.bob.user_id)
     content = file.read_bytes()
     return [path for path in folder.rglob("*") if path.is_file() and path.read_bytes() == content]
+
+
+@pytest.mark.variant
+def test_a_thumbnail_that_immich_makes_of_a_copy_after_it_was_parked_goes(home: Home) -> None:
+    """Immich makes it some time after it has chosen the face: of bob's own person, too."""
+    alice, bob = home.alice, home.bob
+    photo = alice.upload("a.jpg")
+    home.settled()
+    granny = bob.create_person("Granny")
+    bob.draw_face(home.copied(photo), granny)
+    home.settled()
+    path = thumbnail(bob, granny)
+    cut = path.read_bytes()
+    alice.trash(photo)
+    eventually(lambda: home.copy_of(photo) is None)
+    home.settled()
+    assert bob.person(granny)["thumbnailPath"] == ""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cut)
+    bob.change_person(granny, thumbnailPath=path)
+    eventually(lambda: bob.person(granny)["thumbnailPath"] == "")
+    eventually(lambda: not path.exists())
+    home.settled()
