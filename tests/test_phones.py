@@ -147,7 +147,8 @@ class Street:
         )
 
     def copies(self) -> int:
-        ((count,),) = self.home.house.query("SELECT count(*) FROM public._face_sync_asset_map")
+        """Return how many copies there are that are not parked."""
+        ((count,),) = self.home.house.query("SELECT count(*) FROM public._face_sync_asset_map WHERE parked IS NULL")
         return int(str(count))
 
     def shared(self) -> int:
@@ -320,7 +321,7 @@ def test_a_deletion_is_committed_late(new_street: Callable[[str], Street]) -> No
     with phone_of_bob(street) as phone, street.home.house.running():
         holds_exactly_the_copies(street, phone)
         street.commits_take(1)
-        street.alice.trash(*street.photos[:15])
+        street.alice.lock(*street.photos[:15])
         while street.copies() > 5:
             if not street.own:
                 street.upload_of_bobs()
@@ -368,9 +369,9 @@ def test_copies_that_go_and_come_back_within_moments(new_street: Callable[[str],
         before = {photo: street.home.copy_of(photo) for photo in photos}
         street.commits_take(0, 0.4)
         for _ in range(3):
-            street.alice.trash(*photos)
+            street.alice.lock(*photos)
             eventually(lambda: street.copies() < 10, within=20)
-            street.alice.restore(*photos)
+            street.alice.unlock(*photos)
             eventually(lambda: street.copies() > 10, within=20)
             copies = [copy for copy in map(street.home.copy_of, photos) if copy is not None]
             # Immich itself stamps this with the moment: the phone has the photo before it is due.
