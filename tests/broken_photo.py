@@ -197,7 +197,7 @@ BREAKS = [
     Break("source.path", share_unsafe_path),
     Break("source.copy", share_copy_of_copy),
     Break("source.trashed", of_asset("\"deletedAt\" = now(), status = 'trashed'", "plain")),
-    Break("source.trashed", of_asset("status = 'deleted'", "plain"), where="for good"),
+    Break("source.deleted", of_asset("status = 'deleted'", "plain")),
     Break("source.offline", of_asset('"isOffline" = true, "deletedAt" = now()', "plain")),
     Break("source.locked", of_asset("visibility = 'locked'", "plain")),
     Break("source.hidden", of_asset("visibility = 'hidden'", "plain")),

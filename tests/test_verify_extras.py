@@ -252,7 +252,8 @@ BREAKS = [
     ),
     Break("skipped.missing", unnoted_double),
     # Jobs
-    Break("source.removed", lambda share: change_job(share, remove_copies=True)),
+    # A motion part of a library lies elsewhere.
+    Break("source.removed", lambda share: change_job(share, remove_copies=True), frozenset({"source.prefix"})),
     Break("asset_file.sidecar", both(lead_to_source, own_xmp), where="of a directory"),
     Break("asset.sidecarPath", both(lead_to_source, own_xmp), where="of a directory", needs=("asset", "sidecarPath")),
     Break("kept.stale", keep),

@@ -227,9 +227,9 @@ def _judge_parked(copy: _Copy, job: Job, rule: str) -> Iterator[Difference]:
     """Judge a copy whose source is away: nobody sees it, and at its path is nothing that Immich could unlink."""
     if not copy.hidden:
         yield Difference(rule, job.name, copy.source, copy.target, "the copy is to be in no view, and is")
-    if not copy.parked:
+    elif not copy.parked:
         yield Difference("map.parked", job.name, copy.source, copy.target, "how its user had it is not noted")
-    if os.path.lexists(str(copy.path)):
+    elif os.path.lexists(str(copy.path)):
         yield Difference("parked.originalPath", job.name, copy.source, copy.target, f"something is at {copy.path}")
 
 
