@@ -41,4 +41,6 @@ SELECT EXISTS (
 SELECT asset."originalPath" FROM asset
 WHERE asset."ownerId" = %(source_user)s AND asset."deletedAt" IS NULL AND NOT asset."isOffline"
   AND starts_with(asset."originalPath", %(folder)s || '/')
+-- By the key: else PostgreSQL would read the table as a whole, since a few are soon found.
+ORDER BY asset.id
 LIMIT 3
