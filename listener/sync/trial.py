@@ -6,6 +6,7 @@ user would see photos that cannot be opened.
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,6 @@ from listener.sync.folders import Entry, held
 
 # Unmistakably ours, hidden, and of no suffix that Immich imports.
 NAME = ".listener-trial-"
-_MINE = f"{NAME}{uuid4().hex[:8]}-"
 _NO_SYMLINKS = "its file system seems to know no symlinks (as exFAT and some SMB shares): use one that does"
 _TO_DO = {
     errno.EROFS: "mount it for writing, without :ro",
@@ -26,6 +26,12 @@ _TO_DO = {
 }
 # A full disk is told for each photo, and made up for when there is room.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@functools.cache
+def _mine(process: int) -> str:
+    """Return how the names of this process's trials begin; a number alone may have been another one's before."""
+    return f"{NAME}{process}-{uuid4().hex[:8]}-"
 
 
 def problem(layout: Layout, prefix: str, originals: Sequence[str]) -> str | None:
@@ -39,7 +45,7 @@ def problem(layout: Layout, prefix: str, originals: Sequence[str]) -> str | None
         folder = folder.parent
     original = next((path for path in originals if _readable(layout, path)), None)
     try:
-        with held(folder / f"{_MINE}{uuid4().hex[:8]}", layout.external) as entry:
+        with held(folder / f"{_mine(os.getpid())}{uuid4().hex[:8]}", layout.external) as entry:
             _remove_left(entry)
             return _try(entry, folder, original)
     except RefusedPathError as error:
@@ -94,7 +100,7 @@ def _there(entry: Entry) -> bool:
 def _remove_left(entry: Entry) -> None:
     """Remove what a trial of another process has left that was killed."""
     for name in os.listdir(entry.folder):  # noqa: PTH208 - a descriptor has no path
-        if name.startswith(NAME) and not name.startswith(_MINE):
+        if name.startswith(NAME) and not name.startswith(_mine(os.getpid())):
             left = entry.beside(name)
             with contextlib.suppress(OSError):
                 if stat.S_ISLNK(left.lstat().st_mode):

@@ -20,6 +20,9 @@ _RANDOM = ("updateId", "createId", "attempts")
 # When it was done, in texts too. What was photographed was so earlier.
 _NOW = re.compile(r"20(?:2[5-9]|[3-9]\d)-\d\d-\d\d[ T][\d:.+]+Z?")
 
+# When the file of a person's thumbnail was written, as it is noted.
+_FILE_TIME = re.compile(r'"time": (?:"\d+"|null)')
+
 State = Mapping[str, list[str]]
 
 
@@ -38,7 +41,7 @@ def state_of(house: House) -> State:
             text = sql.SQL("SELECT to_jsonb(t) - %s::text[] FROM {} AS t").format(sql.Identifier(table))
             own = ("id",) if table.endswith("_map") else ()
             rows = connection.execute(text, [[*(times or ()), *_RANDOM, *own]]).fetchall()
-            found[table] = sorted(_NOW.sub("now", json.dumps(row)) for (row,) in rows)
+            found[table] = sorted(_FILE_TIME.sub("", _NOW.sub("now", json.dumps(row))) for (row,) in rows)
     return {**found, "files": _files(house.roots)}
 
 
