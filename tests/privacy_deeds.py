@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from listener.settings import Job
@@ -223,7 +224,12 @@ class Neighbours(Photos, People, Copies):
         def begun() -> bool:
             if process.popen.poll() is not None or is_ready(process):
                 return True
-            return bool(self.world.removed_users) and _REFUSED in process.get("/readyz").text
+            if not self.world.removed_users:
+                return False
+            try:
+                return _REFUSED in process.get("/readyz").text
+            except (httpx.TransportError, AssertionError):
+                return False  # it has just been killed, as the next look tells
 
         eventually(begun, within=SETTLED_WITHIN)
 
