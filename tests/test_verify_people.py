@@ -157,7 +157,7 @@ def outlive(share: Share) -> None:
 
 
 def park_feature(share: Share) -> None:
-    """Let a person of the target's own show a copy that is parked."""
+    """Let a mirror show a copy that is parked."""
     dana = share.add_person(share.target_user, "Dana")
     share.run("UPDATE _face_sync_asset_map SET parked = '{}' WHERE target_asset_id = %(plain_copy)s", **share.ids)
     share.run("UPDATE asset SET \"deletedAt\" = now(), status = 'trashed' WHERE id = %(plain)s", **share.ids)
@@ -171,6 +171,10 @@ def park_feature(share: Share) -> None:
     share.run(
         f'UPDATE person SET "faceAssetId" = %(face)s, "thumbnailPath" = %(path)s WHERE "{column}" = %(dana)s',
         face=face, path=f"/data/thumbs/{dana}.jpeg", dana=dana,
+    )  # fmt: skip
+    share.insert(
+        "_face_sync_person_map", source_person_id=uuid4(), target_person_id=dana,
+        source_user_id=share.source_user, target_user_id=share.target_user,
     )  # fmt: skip
 
 
@@ -226,7 +230,10 @@ BREAKS = [
     Break("person.thumbnail.private", unshare, on=BOTH),
     Break("person.thumbnail.private", note_shown, frozenset({"person.thumbnail.content"}), where="noted", on=OLD),
     Break("person.thumbnail.private", note_shown, where="noted", on=NEW),
-    Break("person.thumbnail.private", park_feature, frozenset({"parked.originalPath"}), where="parked", on=BOTH),
+    Break(
+        "person.thumbnail.private", park_feature, frozenset({"parked.originalPath", "person.empty"}),
+        where="parked", on=BOTH,
+    ),
     Break("person_map.orphan", outlive, where="names nobody", on=BOTH),
     Break("person.empty", add_mirror(there=True), on=BOTH),
     Break("person_map.orphan", add_mirror(there=False), on=BOTH),

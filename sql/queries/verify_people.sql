@@ -421,7 +421,8 @@ AND NOT EXISTS (
 )
 
 -- name: parked_pictures
--- Nobody of a target's, of their own people neither, shows a photo whose copy is parked.
+-- No mirror shows a photo whose copy is parked. Whom Immich gave such a thumbnail of the target's own people while nobody
+-- listened, nothing tells.
 SELECT map.target_user_id, mine.{person_id}
 FROM _face_sync_asset_map AS map
 JOIN asset_face AS face ON face."assetId" = map.target_asset_id
@@ -429,6 +430,12 @@ JOIN person AS mine ON mine."faceAssetId" = face.id AND mine."ownerId" = map.tar
 WHERE map.target_user_id = ANY(%(job_target_users)s)
   AND to_jsonb(map) ->> 'parked' IS NOT NULL
   AND mine."thumbnailPath" <> ''
+  AND EXISTS (
+        SELECT
+        FROM _face_sync_person_map AS mirror
+        WHERE mirror.target_person_id = mine.{person_id} AND mirror.target_user_id = map.target_user_id
+          AND NOT coalesce((to_jsonb(mirror) ->> 'adopted')::boolean, false)
+    )
 
 -- name: people_unneeded
 -- People made for the target that no copied face needs may stay only while they hold faces of the target's own.
