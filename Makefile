@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo test soak chaos mutants lint
+.PHONY: help demo test soak chaos odd mutants lint
 
 help:
 	@echo "make demo   a real Immich's recorded writes, copied while you watch (no Immich is needed)"
@@ -14,6 +14,7 @@ help:
 	@echo "            already, with pgvector: make test TEST_DATABASE_URL=postgresql://superuser@host/postgres"
 	@echo "make soak   the tests that are too long for every commit"
 	@echo "make chaos  every kind of fault while Immich writes, and a table of what was lost; SEED=... for the same again"
+	@echo "make odd    what one odd file, folder, setting or job does: the tests of that, and their table"
 	@echo "make mutants  small faults in the code, one at a time, and which of them no test sees: hours, goes on where it"
 	@echo "            was cut; ONLY=people.sql or ONLY=files.py:place for some, SAMPLE=100 for so many of them, JOBS=2"
 	@echo "make lint   what pre-commit and CI check"
@@ -30,6 +31,9 @@ soak: $(STAMP)
 
 chaos: $(STAMP)
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED))
+
+odd: $(STAMP)
+	@$(BIN)/pytest -n 2 --dist worksteal -m "not soak" --oddities docs/reliability.md
 
 mutants: $(STAMP)
 	@$(BIN)/python -m pip install --quiet --group mutants

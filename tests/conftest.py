@@ -23,6 +23,8 @@ from listener.standin.player import Player
 from listener.standin.postgres import create_database, drop_database, embedded
 from listener.standin.recording import recorded
 
+pytest_plugins = ["tests.oddities"]
+
 # The release for what is not about a release. TEST_RELEASE takes another one: all of it can run on each.
 DEFAULT_RELEASE = os.environ.get("TEST_RELEASE", "3.0.3")
 LISTENER_THREAD = "listener in a thread"

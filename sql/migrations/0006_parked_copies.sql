@@ -8,6 +8,9 @@ ALTER TABLE public._face_sync_asset_map
   ADD COLUMN IF NOT EXISTS source_path text,
   ADD COLUMN IF NOT EXISTS library_id uuid,
   ADD COLUMN IF NOT EXISTS parked jsonb;
+-- Few are parked, and some looks ask for those alone.
+CREATE INDEX IF NOT EXISTS _face_sync_asset_map_parked_idx
+  ON public._face_sync_asset_map (target_user_id) WHERE parked IS NOT NULL;
 
 -- What may still have to be removed beside the files that are named by the copy's id: links and XMP files.
 ALTER TABLE public._face_sync_intent ADD COLUMN IF NOT EXISTS paths text[] NOT NULL DEFAULT '{}';

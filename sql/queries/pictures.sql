@@ -85,12 +85,16 @@ RETURNING shown.id, shown.path
 
 -- name: of_parked
 -- Whose thumbnail shows a copy that is parked: Immich makes thumbnails some time after it has chosen a face, from whatever
--- is there.
+-- is there. A mirror that has the source's thumbnail may show another photo than its feature face is on.
 SELECT mine.{person_id}, mine."thumbnailPath"
 FROM person AS mine
 JOIN asset_face AS face ON face.id = mine."faceAssetId"
 JOIN public._face_sync_asset_map AS map ON map.target_asset_id = face."assetId" AND map.parked IS NOT NULL
 WHERE mine.{person_id} = ANY(%(people)s::uuid[]) AND mine."ownerId" = %(target_user)s AND mine."thumbnailPath" <> ''
+  AND NOT EXISTS (
+      SELECT FROM public._face_sync_person_map AS mirror
+      WHERE mirror.target_person_id = mine.{person_id} AND mirror.target_user_id = %(target_user)s
+        AND NOT mirror.adopted AND mirror.written ? 'shows')
 
 -- name: unpicture_people
 UPDATE person SET "thumbnailPath" = '' WHERE {person_id} = ANY(%(people)s::uuid[]) AND "ownerId" = %(target_user)s

@@ -101,12 +101,25 @@ CASE WHEN source."encodedVideoPath" <> '' THEN ARRAY[ARRAY[source."encodedVideoP
 -- name: people
 -- A page by id of the mirrored people: who they are, what stands for them, and whether a face still needs them. One
 -- whom none needs is looked at each time: who was merged a moment ago is left alone for a while (people.sql, may_go).
+-- And people of the target's own whose thumbnail Immich has cropped from a copy that is parked.
 WITH page AS MATERIALIZED (
-    SELECT map.target_person_id AS id, map.source_person_id AS other_id, map.ctid::text || '/' || map.xmin::text AS version,
-           map.written
-    FROM public._face_sync_person_map AS map
-    WHERE map.target_person_id > %(after)s AND map.source_user_id = %(source_user)s AND map.target_user_id = %(target_user)s
-    ORDER BY map.target_person_id
+    (SELECT map.target_person_id AS id, map.source_person_id AS other_id, map.ctid::text || '/' || map.xmin::text AS version,
+            map.written
+     FROM public._face_sync_person_map AS map
+     WHERE map.target_person_id > %(after)s AND map.source_user_id = %(source_user)s AND map.target_user_id = %(target_user)s
+     ORDER BY map.target_person_id LIMIT %(limit)s)
+    UNION ALL
+    (SELECT DISTINCT mine.{person_id}, NULL::uuid, NULL, NULL::jsonb
+     FROM public._face_sync_asset_map AS made
+     JOIN asset_face AS face ON face."assetId" = made.target_asset_id
+     JOIN person AS mine ON mine."faceAssetId" = face.id AND mine."ownerId" = made.target_user_id
+     WHERE made.parked IS NOT NULL AND made.source_user_id = %(source_user)s AND made.target_user_id = %(target_user)s
+       AND mine.{person_id} > %(after)s AND mine."thumbnailPath" <> ''
+       AND NOT EXISTS (SELECT FROM public._face_sync_person_map AS map
+                       WHERE map.target_person_id = mine.{person_id} AND map.source_user_id = %(source_user)s
+                         AND map.target_user_id = %(target_user)s)
+     ORDER BY 1 LIMIT %(limit)s)
+    ORDER BY id
     LIMIT %(limit)s
 )
 SELECT page.id, page.other_id, now.state,

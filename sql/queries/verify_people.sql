@@ -421,8 +421,8 @@ AND NOT EXISTS (
 )
 
 -- name: parked_pictures
--- No mirror shows a photo whose copy is parked. Whom Immich gave such a thumbnail of the target's own people while nobody
--- listened, nothing tells.
+-- Nobody of the target's shows a photo whose copy is parked. A mirror that has the source's thumbnail shows what is noted
+-- of it, which is judged with the mirrors.
 SELECT map.target_user_id, mine.{person_id}
 FROM _face_sync_asset_map AS map
 JOIN asset_face AS face ON face."assetId" = map.target_asset_id
@@ -430,11 +430,12 @@ JOIN person AS mine ON mine."faceAssetId" = face.id AND mine."ownerId" = map.tar
 WHERE map.target_user_id = ANY(%(job_target_users)s)
   AND to_jsonb(map) ->> 'parked' IS NOT NULL
   AND mine."thumbnailPath" <> ''
-  AND EXISTS (
+  AND NOT EXISTS (
         SELECT
         FROM _face_sync_person_map AS mirror
         WHERE mirror.target_person_id = mine.{person_id} AND mirror.target_user_id = map.target_user_id
           AND NOT coalesce((to_jsonb(mirror) ->> 'adopted')::boolean, false)
+          AND coalesce(to_jsonb(mirror) -> 'written', '{{}}') ? 'shows'
     )
 
 -- name: people_unneeded

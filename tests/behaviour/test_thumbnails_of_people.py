@@ -205,3 +205,25 @@ def test_a_thumbnail_that_immich_makes_of_a_copy_after_it_was_parked_goes(home: 
     eventually(lambda: bob.person(granny)["thumbnailPath"] == "")
     eventually(lambda: not path.exists())
     home.settled()
+
+
+@pytest.mark.variant
+def test_a_thumbnail_that_immich_makes_of_a_parked_copy_while_nobody_listens_goes_with_the_sweep(home: Home) -> None:
+    alice, bob = home.alice, home.bob
+    photo = alice.upload("a.jpg")
+    home.settled()
+    granny = bob.create_person("Granny")
+    bob.draw_face(home.copied(photo), granny)
+    home.settled()
+    path = thumbnail(bob, granny)
+    cut = path.read_bytes()
+    alice.trash(photo)
+    eventually(lambda: home.copy_of(photo) is None)
+    home.settled()
+    with home.stopped():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cut)
+        bob.change_person(granny, thumbnailPath=path)
+    home.settled()
+    assert bob.person(granny)["thumbnailPath"] == ""
+    assert not path.exists()
