@@ -32,7 +32,8 @@ async def ask(connection: Connection, question: Ask) -> None:
     """Ask whichever listener serves the job."""
     content = {"v": VERSION, "kind": "sweep", "id": question.id, "job": question.job}
     ids = {"ids": [str(id_) for id_ in question.ids]} if question.ids else {}
-    await _notify(connection, CHANNEL, {**content, **ids})
+    allowed = {"allow_removal": True} if question.allow_removal else {}
+    await _notify(connection, CHANNEL, {**content, **ids, **allowed})
 
 
 async def answer(connection: Connection, progress: Progress) -> None:

@@ -49,11 +49,15 @@ class SilentError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """To look at everything of one job, whose identity is ``job``, or at some assets. ``id`` comes with the answer."""
+    """To look at everything of one job, whose identity is ``job``, or at some assets. ``id`` comes with the answer.
+
+    allow_removal: what the brake holds of the job may go.
+    """
 
     id: str
     job: str
     ids: tuple[UUID, ...] = ()
+    allow_removal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,8 @@ def _ask(content: dict[str, object]) -> Ask | None:
         return None
     if not isinstance(id_, str) or not isinstance(job, str) or len(id_) > _LONGEST_ID:
         raise UnreadableError("bad ask")
-    return Ask(id_, job, tuple(_ids(content["ids"])) if "ids" in content else ())
+    ids = tuple(_ids(content["ids"])) if "ids" in content else ()
+    return Ask(id_, job, ids, allow_removal=content.get("allow_removal") is True)
 
 
 def _ids(ids: object) -> list[UUID]:

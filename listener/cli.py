@@ -223,10 +223,11 @@ def status(as_json: _Json = False) -> None:
 
     async def look(connection: Connection) -> tuple[bool, triggers.TriggerStatus, tuple[notes.JobCounts, ...]]:
         installed = await _trigger_status(connection, loaded)
-        return await notes.listening(connection), installed, await notes.counts(connection, loaded.jobs)
+        counts = await notes.counts(connection, loaded.jobs, loaded.removal_limit)
+        return await notes.listening(connection), installed, counts
 
     listening, installed, counts = with_database(look, loaded.conninfo)
-    well = listening and installed.ok
+    well = listening and installed.ok and not any(count.held for count in counts)
     if as_json:
         jobs = [
             {
@@ -238,11 +239,15 @@ def status(as_json: _Json = False) -> None:
         ]
         typer.echo(json.dumps({"ok": well, "listening": listening, "triggers": installed.ok, "jobs": jobs}, indent=1))
     else:
-        headers = ("job", "from", "to", "copies", "waiting", "failed", "skipped")
+        headers = ("job", "from", "to", "copies", "waiting", "failed", "skipped", "held")
         places = [(job.source_path_prefix, job.target_path_prefix) for job in loaded.jobs]
-        figures = [(count.copies, count.waiting, count.failed, count.skipped) for count in counts]
+        figures = [(count.copies, count.waiting, count.failed, count.skipped, count.held) for count in counts]
         rows = zip((count.job for count in counts), places, figures, strict=True)
         print_table(headers, [(name, *place, *figure) for name, place, figure in rows])
+        for count in counts:
+            if count.held:
+                words = f"{count.held} copies would go in a mass and are held: {count.held_because}"
+                typer.echo(f"job {cell(count.job)}: {cell(words)}")
         typer.echo("triggers: " + ("ok" if installed.ok else "not as they should be. Run: listener triggers install"))
         typer.echo("listener: " + ("running" if listening else "not running"))
     if not well:
@@ -256,9 +261,14 @@ def reconcile(
     ] = False,
     asset: _Assets = None,
     job: _OneJob = None,
+    allow_removal: Annotated[
+        bool, typer.Option("--allow-removal", help="Let go what is held of the job, as status and the log name it.")
+    ] = False,
 ) -> None:
     """Look at everything now, with the running listener or without one. Exit code 1 if a photo failed."""
     loaded, assets = read_settings(), asset or []
+    if allow_removal and (job is None or assets or dry_run):
+        refuse("--allow-removal is for the whole of one job: name it with --job, and give no --asset and no --dry-run")
     jobs = [each for each in loaded.jobs if job in {None, each.name}]
     if not jobs:
         names = [each.name for each in loaded.jobs]
@@ -275,7 +285,7 @@ def reconcile(
         typer.echo(f"{len(changes)} would change" if changes else "nothing would change")
         return
     with reconciling.bar() as report:
-        totals = answered(reconciling.reconcile(loaded, jobs, assets, report))
+        totals = answered(reconciling.reconcile(loaded, jobs, assets, report, allow_removal=allow_removal))
     typer.echo(f"{totals['made']} copied, {totals['removed']} removed, {totals['failed']} failed")
     if totals["failed"]:
         typer.echo("for the reasons: listener failures list")

@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 DEFAULT_PASSWORD = "postgres"  # noqa: S105 - Immich's well-known default
 
@@ -71,6 +71,26 @@ def _upper(value: object) -> object:
 
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
+
+
+def _removal_limit(value: object) -> object:
+    """Return ``(20, 10.0)`` for ``20,10%`` in any order, either of them alone, None for ``off``."""
+    if not isinstance(value, str):
+        return value
+    parts = [part.strip() for part in value.lower().split(",")]
+    if parts == ["off"]:
+        return None
+    counts = [part for part in parts if part.isdecimal()]
+    shares = [part.removesuffix("%").strip() for part in parts if part.endswith("%")]
+    if len(counts) > 1 or len(shares) > 1 or len(counts) + len(shares) != len(parts):
+        raise ValueError("is not a number of copies and a percentage")
+    try:
+        percent = float(shares[0]) if shares else 0.0
+    except ValueError:
+        percent = -1.0
+    if not 0 <= percent <= 100:
+        raise ValueError("holds a percentage that is not between 0 and 100")
+    return (int(counts[0]) if counts else 0), percent
 
 
 _PlainPath = Annotated[str, AfterValidator(_plain_path)]
@@ -143,6 +163,12 @@ class Variables(BaseSettings):
         ge=0,
         le=31_536_000,
         description="the seconds that a photo may wait for machine learning, 0 to 31536000",
+    )
+    removal_limit: Annotated[tuple[int, float] | None, NoDecode, BeforeValidator(_removal_limit)] = Field(
+        default="20,10%",
+        validate_default=True,
+        description="how many copies of a job may go at once where no user removed their photos: a number and a "
+        "percentage of which the larger counts, like 20,10%, or off",
     )
     http_host: str = Field(default="127.0.0.1", description="the address to serve health and metrics on")
     http_port: int = Field(

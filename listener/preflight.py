@@ -17,6 +17,7 @@ from listener.immich import catalog
 from listener.immich.layout import Layout, empty
 from listener.immich.libraries import Library, covering, exclusion
 from listener.settings import Job
+from listener.sync import brake
 from listener.sync.files import OriginalLinks
 
 # Exclusion patterns that match every path: globs up to Immich 3.1, regular expressions from 3.2.
@@ -111,6 +112,11 @@ async def unfit(
         elif excluding is None or name in excluding:
             lines.extend(_exclusion_problems(exclusions))
         lines.extend(await asyncio.to_thread(_folder_problems, job, found, layout, libraries))
+        if source_known and found.has("_face_sync_asset_map") and await brake.unmatched(connection, job):
+            lines.append(
+                f"source_path_prefix {job.source_path_prefix!r} matches no photo of the source user, while there are "
+                f"copies: correct it. If all of them are to go: {brake.command(job)}"
+            )
         if lines:
             problems[name] = tuple(f"job {name!r}: {line}" for line in lines)
     return problems

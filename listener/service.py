@@ -264,7 +264,11 @@ class Service:
         async with self._pool.connection() as connection:
             await sweep.tidy(connection)
             for job in jobs:
-                await self._sweep_job(ready, connection, job, [ask.id for ask in asks if ask.job == job.identity])
+                asked = [ask for ask in asks if ask.job == job.identity]
+                with contextlib.ExitStack() as allowed:
+                    if any(ask.allow_removal for ask in asked):
+                        allowed.enter_context(ready.reconciler.brake.lifted(job))
+                    await self._sweep_job(ready, connection, job, [ask.id for ask in asked])
         self.metrics.sweeps.labels(outcome="done").inc()
         self.metrics.sweep_duration.observe(time.monotonic() - started)
         self.metrics.waiting.clear()
@@ -285,6 +289,7 @@ class Service:
         on_disk = not await self._only_removes(connection, job)
         total = await ready.sweep.how_many(connection, job) if asks else 0
         looked_at = 0
+        await ready.reconciler.brake.look_again(connection, job)
         usable = await ready.reconciler.album_usable(connection, job)
         links = ready.reconciler.links(job) if on_disk else None
         pages = ready.sweep.pages(connection, job, links, album_usable=usable, everything=bool(asks))

@@ -75,6 +75,18 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class RemovalLimit:
+    """How many of a job's copies may go at once for no deed of their source's user: the larger of two numbers."""
+
+    least: int
+    percent: float
+
+    def of(self, copies: int) -> float:
+        """Return the limit where there are so many copies."""
+        return max(self.least, copies * self.percent / 100)
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything the listener is told from outside. Times are seconds. Its repr holds no secret."""
 
@@ -88,6 +100,7 @@ class Settings:
     link_mode: Literal["auto", "hardlink", "copy"]
     workers: int
     ml_wait: float
+    removal_limit: RemovalLimit | None  # None: any number may go
     http_host: str
     http_port: int  # 0: any free port
     log_level: str
@@ -117,6 +130,7 @@ def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> S
         link_mode=variables.link_mode,
         workers=variables.workers,
         ml_wait=variables.ml_wait_seconds,
+        removal_limit=None if variables.removal_limit is None else RemovalLimit(*variables.removal_limit),
         http_host=variables.http_host,
         http_port=variables.http_port,
         log_level=variables.log_level,

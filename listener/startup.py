@@ -83,6 +83,7 @@ async def prepare(connection: Connection, settings: Settings, metrics: Metrics, 
         jobs=settings.jobs,
         features=features,
         ml_wait=settings.ml_wait,
+        removal_limit=settings.removal_limit,
     )
     await recovery.mend_notes(connection, reconciler, settings.jobs)
     sweep = Sweep.compose(catalog, reconciler.planner, (settings.link_mode, features, *settings.jobs))

@@ -160,6 +160,7 @@ class Listener:
                 jobs=self.jobs,
                 features=EVERYTHING,
                 ml_wait=86400,
+                removal_limit=None,
             )
 
             # As the service has it: one batch at a time for each target user.

@@ -90,6 +90,7 @@ async def test_a_prefix_that_is_swapped_in_the_middle_of_a_batch(
             jobs=carol.house.jobs,
             features=Features(smart_search=False, facial_recognition=False, ocr=False),
             ml_wait=0,
+            removal_limit=None,
         )
         monkeypatch.setattr(Placer, "copies", swapped)
         with pytest.raises(SwappedError, match="they are judged anew"):

@@ -119,6 +119,7 @@ async def reconcile(conninfo: str, roots: Roots, job: Job, ids: Sequence[UUID], 
             jobs=[job],
             features=NOTHING_ON,
             ml_wait=0,
+            removal_limit=None,
         )
         with traced() as changes:
             await reconciler.assets(connection, job, ids)

@@ -267,6 +267,7 @@ async def _reconciler(carol: PhotoHouse, connection: Connection) -> Reconciler:
         jobs=carol.house.jobs,
         features=Features(smart_search=False, facial_recognition=False, ocr=False),
         ml_wait=0,
+        removal_limit=None,
     )
 
 

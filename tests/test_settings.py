@@ -10,7 +10,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from listener import settings
-from listener.settings import Settings
+from listener.settings import RemovalLimit, Settings
 from tests.configured import ALICE, BOB, CAROL, EXTERNAL, LIBRARY, UPLOADS, job, only_problem, write_config
 
 
@@ -193,3 +193,18 @@ def test_nothing_is_read_but_the_given_environment(tmp_path: Path, monkeypatch: 
     for name, value in EXTERNAL.items():
         monkeypatch.setitem(os.environ, name, value)
     assert settings.load().workers == 7
+
+
+@pytest.mark.parametrize(
+    ("given", "limit"),
+    [
+        ("", RemovalLimit(20, 10)),
+        ("20,10%", RemovalLimit(20, 10)),
+        ("2.5% , 100", RemovalLimit(100, 2.5)),
+        ("0", RemovalLimit(0, 0)),
+        ("5%", RemovalLimit(0, 5)),
+        ("Off", None),
+    ],
+)
+def test_the_limit_of_removal_is_a_number_and_a_share(tmp_path: Path, given: str, limit: RemovalLimit | None) -> None:
+    assert settings.load(EXTERNAL | {"REMOVAL_LIMIT": given}, tmp_path).removal_limit == limit

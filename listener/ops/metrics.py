@@ -36,6 +36,9 @@ class Metrics:
             "paused", "1 while a job pauses because a folder of its is not mounted, or takes no links.", "job"
         )
         self.refused = self._gauge("refused", "1 while a job cannot be served as it is configured, else 0.", "job")
+        self.removals_held = self._gauge(
+            "removals_held", "Copies that would go in a mass and are held, by why they would go.", "job", "reason"
+        )
         self.latency = self._histogram(
             "latency_seconds", "Time from a change in Immich to the finished copy.", _LATENCY
         )

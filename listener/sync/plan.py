@@ -34,7 +34,7 @@ class Source:
     row is as it should be then. lost: its row went, not by its user's will. copy_status: as Immich has it. encoded: the
     source's encodedVideoPath (up to 2.5). skipped: why it was not made so far. own_edits: its user has edited the
     copy's picture. double_id, double_reason: the photo that a new copy would double. hidden: the motion part of a live
-    photo, which is judged by its stills and may lie out of the job's place.
+    photo, which is judged by its stills and may lie out of the job's place. motion: the motion part of a still.
     """
 
     id: UUID
@@ -57,6 +57,7 @@ class Source:
     double_id: UUID | None
     double_reason: str | None
     hidden: bool = False
+    motion: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,8 @@ class Planner:
                 encoded_video=encoded,
                 own_edits=own_edits,
                 embedded=query("plan", "embedded"),
+                in_scope=query("plan", "in_scope"),
+                reasons=query("plan", "reasons"),
             ),
             statement("plan", "files", is_edited=edited),
             features,

@@ -20,9 +20,10 @@ from listener.immich.catalog import Catalog
 from listener.immich.layout import Layout, RefusedPathError
 from listener.ops import logs
 from listener.ops.metrics import Metrics
-from listener.settings import Job
+from listener.settings import Job, RemovalLimit
 from listener.sync import marks
 from listener.sync.assets import Rows, WantedCopy, Written
+from listener.sync.brake import Brake
 from listener.sync.files import LinkMode, OriginalLinks
 from listener.sync.marks import Marks, left_if_cut_off, to_the_end
 from listener.sync.outcome import Outcome, halving, record
@@ -48,6 +49,7 @@ class Reconciler:
     metrics: Metrics
     limited: logs.Limited
     catalog: Catalog
+    brake: Brake
 
     @property
     def removal(self) -> Removal:
@@ -65,6 +67,7 @@ class Reconciler:
         jobs: Sequence[Job],
         features: Features,
         ml_wait: float,
+        removal_limit: RemovalLimit | None,
     ) -> "Reconciler":
         """Compose a reconciler for what this Immich has. ``ml_wait`` is in seconds; ``jobs``: all that there are."""
         rows, placer = Rows.compose(catalog, layout), Placer(layout, link_mode, metrics)
@@ -79,6 +82,7 @@ class Reconciler:
             metrics,
             limited,
             catalog,
+            Brake(removal_limit, metrics),
         )
 
     def links(self, job: Job) -> OriginalLinks:
@@ -134,7 +138,8 @@ class Reconciler:
         for id_ in {*ids, *(source.id for source in sources)}:
             outcome.failed.pop(id_, None)
             outcome.waiting.pop(id_, None)
-        outcome.waiting |= {source.id: source.waiting or "" for source in todo.wait}
+        todo, held = await self.brake.hold(connection, job, todo)
+        outcome.waiting |= {source.id: source.waiting or "" for source in todo.wait} | held
         # First what goes: a new source may have taken the path of one that is gone.
         if todo.remove:
             await self._remove(connection, job, links, todo.remove, outcome, rows_only=rows_only)

@@ -20,6 +20,7 @@ from listener.immich import api
 from listener.immich.catalog import Catalog
 from listener.immich.layout import Layout
 from listener.settings import Job, Settings
+from listener.sync import brake
 
 State = Literal["ok", "warning", "danger"]
 
@@ -55,6 +56,8 @@ async def check(connection: Connection, settings: Settings) -> tuple[Finding, ..
         findings += _originals(found, job, layout, installed)
         findings += await _links(connection, job, layout)
         findings += await _library(connection, job)
+        if found.has("_face_sync_asset_map"):
+            findings += await _removal(connection, job, settings)
         if job.accept_risk or job.remove_copies:
             # Else said of the job already.
             covered = await preflight.covered_by(connection, found, job, layout)
@@ -161,6 +164,14 @@ def _originals(found: Catalog, job: Job, layout: Layout, installed: triggers.Tri
 async def _links(connection: Connection, job: Job, layout: Layout) -> list[Finding]:
     words = await mounts.untried(connection, job, layout)
     return [Finding(f"links of {job.name!r}", "danger", words)] if words is not None else []
+
+
+async def _removal(connection: Connection, job: Job, settings: Settings) -> list[Finding]:
+    verdict = await brake.judge(connection, job, settings.removal_limit)
+    if not verdict.held:
+        return []
+    words = f"{verdict.count} of {verdict.copies} would go, and are held: {await brake.why(connection, job, verdict)}"
+    return [Finding(f"copies of {job.name!r}", "danger", f"{words}. To let them go: {brake.command(job)}")]
 
 
 async def _library(connection: Connection, job: Job) -> list[Finding]:

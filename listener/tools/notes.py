@@ -12,7 +12,8 @@ from uuid import UUID
 from listener import tracking
 from listener.channel import CHANNEL
 from listener.database import JOB_LOCK, Connection, fetch, query, uuids
-from listener.settings import Job
+from listener.settings import Job, RemovalLimit
+from listener.sync import brake
 from listener.sync.plan import job_params
 
 
@@ -30,13 +31,18 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class JobCounts:
-    """How one job stands. ``waiting``: shared, and neither copied nor skipped nor failed yet."""
+    """How one job stands. ``waiting``: shared, and neither copied nor skipped nor failed yet.
+
+    held: copies that would go in a mass and are held, held_because: why they would go, and what to do.
+    """
 
     job: str
     copies: int
     waiting: int
     failed: int
     skipped: int
+    held: int
+    held_because: str
 
 
 async def skipped(connection: Connection, jobs: Sequence[Job]) -> tuple[Note, ...]:
@@ -79,7 +85,7 @@ async def listening(connection: Connection) -> bool:
     return bool(rows[0][0])
 
 
-async def counts(connection: Connection, jobs: Sequence[Job]) -> tuple[JobCounts, ...]:
+async def counts(connection: Connection, jobs: Sequence[Job], limit: RemovalLimit | None) -> tuple[JobCounts, ...]:
     """Return how each job stands. Raises TrackingError."""
     await _require_tables(connection)
     found = []
@@ -91,7 +97,12 @@ async def counts(connection: Connection, jobs: Sequence[Job]) -> tuple[JobCounts
             "uploads": job.kind == "uploads",
         }
         rows = await fetch(connection, query("notes", "job_counts"), params)
-        found.append(JobCounts(job.name, *rows[0]))
+        verdict = await brake.judge(connection, job, limit)
+        why = (
+            f"{await brake.why(connection, job, verdict)}. To let them go: {brake.command(job)}" if verdict.held else ""
+        )
+        copies, waiting, failed, left_out = rows[0]
+        found.append(JobCounts(job.name, copies, waiting, failed, left_out, verdict.count, why))
     return tuple(found)
 
 

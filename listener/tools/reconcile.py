@@ -6,7 +6,7 @@ pages of keys and the same reconciler, as the job's owner. ``preview`` changes n
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
@@ -88,25 +88,31 @@ def _what(found: verify.Difference) -> str:
     return "look at" if found.rule.endswith((".orphan", ".duplicate")) else "mend"
 
 
-async def reconcile(settings: Settings, jobs: Sequence[Job], assets: Sequence[UUID], report: Report) -> Counter[str]:
+async def reconcile(
+    settings: Settings, jobs: Sequence[Job], assets: Sequence[UUID], report: Report, *, allow_removal: bool = False
+) -> Counter[str]:
     """Bring all copies of these jobs to what they should be, or those that these assets lead to.
 
-    Returns how many were made, removed, and failed. Raises RefusedError, TrackingError or psycopg.Error.
+    allow_removal: also what the brake holds goes. Returns how many were made, removed, and failed. Raises RefusedError,
+    TrackingError or psycopg.Error.
     """
     try:
-        return await _reconcile(settings, jobs, assets, report)
+        return await _reconcile(settings, jobs, assets, report, allow_removal=allow_removal)
     except SwappedError as error:
         raise preflight.RefusedError([f"{error}. Run it again when all of Immich's folders are there"]) from error
 
 
-async def _reconcile(settings: Settings, jobs: Sequence[Job], assets: Sequence[UUID], report: Report) -> Counter[str]:
+async def _reconcile(
+    settings: Settings, jobs: Sequence[Job], assets: Sequence[UUID], report: Report, *, allow_removal: bool
+) -> Counter[str]:
     owner = uuid4()
     totals: Counter[str] = Counter()
     async with AsyncExitStack() as connections:
         listening = await connections.enter_async_context(await connect(settings.conninfo))
         await listening.execute(query("channel", "listen_progress"))
         ready = await startup.prepare(listening, settings, Metrics(), Upkeep(Metrics()))
-        if refused := [line for job in jobs for line in ready.refused.get(job.name, ())]:
+        # Where a prefix matches nothing its job is refused: what goes then are rows, whatever the folders are.
+        if not allow_removal and (refused := [line for job in jobs for line in ready.refused.get(job.name, ())]):
             raise preflight.RefusedError(refused)
         if problems := await mounts.problems(listening, jobs, ready.reconciler.layout):
             raise preflight.RefusedError(problems)
@@ -116,19 +122,18 @@ async def _reconcile(settings: Settings, jobs: Sequence[Job], assets: Sequence[U
         while left:
             for job in await ownership.take(listening):
                 async with writing.connection() as connection:
-                    await _do(ready, connection, job, assets, report, totals)
+                    with ready.reconciler.brake.lifted(job) if allow_removal else nullcontext():
+                        await _do(ready, connection, job, assets, report, totals)
                 del left[job.identity]
             for job in list(left.values()):
-                if await _follow(listening, job, assets, report, totals):
+                question = Ask(str(uuid4()), job.identity, tuple(assets), allow_removal=allow_removal)
+                if await _follow(listening, job, question, report, totals):
                     del left[job.identity]
     return totals
 
 
-async def _follow(
-    connection: Connection, job: Job, assets: Sequence[UUID], report: Report, totals: Counter[str]
-) -> bool:
+async def _follow(connection: Connection, job: Job, question: Ask, report: Report, totals: Counter[str]) -> bool:
     """Ask the listener that serves this job, and hear it to the end. False if it is served no more."""
-    question = Ask(str(uuid4()), job.identity, tuple(assets))
     await asking.ask(connection, question)
     silent = False
     while True:
@@ -159,6 +164,7 @@ async def _do(
     totals: Counter[str],
 ) -> None:
     counts: Counter[str] = Counter(made=0, removed=0, failed=0)
+    rows_only = job.name in ready.refused
 
     def count(outcome: Outcome) -> set[UUID]:
         failed = {*outcome.failed, *outcome.failed_people}
@@ -175,14 +181,17 @@ async def _do(
     else:
         total = await ready.sweep.how_many(connection, job)
         usable = await ready.reconciler.album_usable(connection, job)
-        links = ready.reconciler.links(job)
+        links = None if rows_only else ready.reconciler.links(job)
         async for page in ready.sweep.pages(connection, job, links, album_usable=usable, everything=True):
             unsettled: set[UUID] = set()
             for start in range(0, len(page.found), _BATCH):
                 ids = [found.key.id for found in page.found[start : start + _BATCH]]
-                work = ready.reconciler.assets if page.found[0].key.kind == "asset" else ready.reconciler.people
-                unsettled |= count(await work(connection, job, ids))
-            await ready.sweep.remember(connection, page, unsettled)
+                if page.found[0].key.kind == "asset":
+                    unsettled |= count(await ready.reconciler.assets(connection, job, ids, rows_only=rows_only))
+                elif not rows_only:
+                    unsettled |= count(await ready.reconciler.people(connection, job, ids))
+            if not rows_only:
+                await ready.sweep.remember(connection, page, unsettled)
             looked_at += page.looked_at
             tell(looked_at, total, ended=False)
     tell(looked_at, looked_at, ended=True)

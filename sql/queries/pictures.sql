@@ -7,7 +7,8 @@ person."thumbnailPath", person."faceAssetId", {shared}, coalesce(mine."thumbnail
 
 -- name: shared
 -- Which of the faces that the source's thumbnail, or the one that we gave, may show lie on photos that the target has a
--- copy of: one that is there and not parked, and whose source may still be shared at this moment.
+-- copy of: one that is there and not parked, and whose source may still be shared at this moment. Offline it may be: the
+-- copy is parked then, unless the brake holds it.
 ARRAY(
     SELECT face.id
     FROM asset_face AS face
@@ -17,7 +18,7 @@ ARRAY(
     WHERE face.id IN (person."faceAssetId", (map.written ->> 'shows')::uuid, (map.written ->> 'seen')::uuid)
       AND photo."ownerId" = %(source_user)s AND made.source_user_id = %(source_user)s
       AND copy."ownerId" = %(target_user)s AND made.parked IS NULL
-      AND photo."deletedAt" IS NULL AND photo.status = 'active' AND NOT photo."isOffline" AND photo.visibility <> 'locked')
+      AND photo.status = 'active' AND (photo."deletedAt" IS NULL OR photo."isOffline") AND photo.visibility <> 'locked')
 
 -- name: stands
 -- Is the feature face of who stands for them one of theirs, on a photo of the target's that is there? Not a copied one

@@ -48,12 +48,13 @@ WITH named AS (
     SELECT source.id, source."originalPath" AS original, source.visibility = 'hidden' AS hidden,
            source."livePhotoVideoId" AS motion, {encoded_video} AS encoded,
            place.in_scope, place.in_pair, {embedded} AS embedded,
-           -- Why it may not be shared, or not now; NULL where it may. First what is for good.
-           coalesce(reason.for_good, asked.reason, CASE WHEN NOT place.in_scope THEN reason.elsewhere END, reason.for_now)
-               AS reason,
+           -- Why it may not be shared, or not now; NULL where it may. First what is for good, then what its user did.
+           coalesce(reason.for_good, asked.reason, CASE WHEN NOT place.in_scope THEN reason.moved END, reason.by_user,
+                    CASE WHEN NOT place.in_scope THEN reason.elsewhere END, reason.offline) AS reason,
            -- As any job of these two users has it, and wherever it lies.
-           coalesce(reason.for_good, CASE WHEN NOT place.in_pair THEN reason.elsewhere END, reason.for_now) AS reason_in_pair,
-           coalesce(reason.for_good, asked.reason, reason.for_now) AS reason_anywhere,
+           coalesce(reason.for_good, CASE WHEN NOT place.in_pair THEN reason.moved END, reason.by_user,
+                    CASE WHEN NOT place.in_pair THEN reason.elsewhere END, reason.offline) AS reason_in_pair,
+           coalesce(reason.for_good, asked.reason, reason.by_user, reason.offline) AS reason_anywhere,
            CASE
                WHEN status."metadataExtractedAt" IS NULL THEN 'metadata'
                WHEN source.visibility = 'hidden' THEN NULL
@@ -69,11 +70,7 @@ WITH named AS (
     FROM closure
     JOIN asset AS source USING (id)
     CROSS JOIN LATERAL (
-        SELECT CASE WHEN %(uploads)s
-                    THEN source."libraryId" IS NULL AND NOT source."isExternal"
-                    ELSE source."isExternal" AND source."libraryId" IS NOT NULL
-               END
-               AND starts_with(source."originalPath", %(source_prefix)s || '/') AS in_scope,
+        SELECT {in_scope} AS in_scope,
                EXISTS (
                    SELECT FROM unnest(%(pair_uploads)s::boolean[], %(pair_prefixes)s::text[]) AS of_pair(uploads, prefix)
                    WHERE CASE WHEN of_pair.uploads
@@ -88,20 +85,7 @@ WITH named AS (
     JOIN "user" AS owner ON owner.id = source."ownerId"
     LEFT JOIN library ON library.id = source."libraryId"
     CROSS JOIN LATERAL (
-        SELECT CASE
-                   WHEN source.visibility = 'locked' THEN 'locked'
-                   WHEN source.status = 'deleted' THEN 'deleted'
-                   -- Never a copy of a copy.
-                   WHEN copied.target_asset_id IS NOT NULL THEN 'copy'
-               END AS for_good,
-               -- Its path is the one that it had when it was copied: not its user took it out, the settings did.
-               CASE WHEN made.source_path IS NULL THEN 'elsewhere'
-                    WHEN source."originalPath" = made.source_path THEN 'settings' ELSE 'moved' END AS elsewhere,
-               CASE
-                   WHEN owner."deletedAt" IS NOT NULL OR library."deletedAt" IS NOT NULL THEN 'owner'
-                   WHEN source."isOffline" THEN 'offline'
-                   WHEN source."deletedAt" IS NOT NULL OR source.status <> 'active' THEN 'trashed'
-               END AS for_now
+        {reasons}
     ) AS reason
     CROSS JOIN LATERAL (SELECT CASE WHEN %(remove_copies)s THEN 'asked' END AS reason) AS asked
     LEFT JOIN asset_job_status AS status ON status."assetId" = source.id
@@ -202,7 +186,8 @@ SELECT closure.id,
        {own_edits} AS own_edits,
        candidate.double_id,
        candidate.double_reason,
-       coalesce(candidate.hidden, false) AS hidden
+       coalesce(candidate.hidden, false) AS hidden,
+       candidate.motion
 FROM closure
 LEFT JOIN candidate ON candidate.id = closure.id
 LEFT JOIN public._face_sync_asset_map AS map
@@ -224,6 +209,34 @@ CROSS JOIN LATERAL (
 ) AS lies
 -- Motion parts first: where a batch is split, they are there before their stills.
 ORDER BY candidate.hidden DESC NULLS LAST
+
+-- name: in_scope
+-- Does a source lie in the place of this job?
+CASE WHEN %(uploads)s
+     THEN source."libraryId" IS NULL AND NOT source."isExternal"
+     ELSE source."isExternal" AND source."libraryId" IS NOT NULL
+END
+AND starts_with(source."originalPath", %(source_prefix)s || '/')
+
+-- name: reasons
+-- Why a source may not be shared: for good, because it does not lie where it may be shared, or for now. What its user did
+-- comes before what may be a slip of the settings: that alone is held by the brake.
+SELECT CASE
+           WHEN source.visibility = 'locked' THEN 'locked'
+           WHEN source.status = 'deleted' THEN 'deleted'
+           -- Never a copy of a copy.
+           WHEN copied.target_asset_id IS NOT NULL THEN 'copy'
+       END AS for_good,
+       -- Nobody but Immich moves an upload: where it lies out of the media root, that root is another one by now.
+       CASE WHEN source."originalPath" <> made.source_path AND (source."isExternal" OR source."libraryId" IS NOT NULL)
+            THEN 'moved' END AS moved,
+       -- Its path is the one that it had when it was copied: not its user took it out, the settings did.
+       CASE WHEN made.source_path IS NULL THEN 'elsewhere' ELSE 'settings' END AS elsewhere,
+       CASE
+           WHEN owner."deletedAt" IS NOT NULL OR library."deletedAt" IS NOT NULL THEN 'owner'
+           WHEN source.status <> 'active' OR source."deletedAt" IS NOT NULL AND NOT source."isOffline" THEN 'trashed'
+       END AS by_user,
+       CASE WHEN source."isOffline" THEN 'offline' END AS offline
 
 -- name: embedded
 -- A motion part that Immich has taken out of its still (Android): it lies there for ever, whatever the storage template.

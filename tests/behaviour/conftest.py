@@ -23,7 +23,7 @@ from psycopg.types.json import Jsonb
 from listener import tracking, triggers
 from listener.database import connect
 from listener.service import Service
-from listener.settings import Job, Settings
+from listener.settings import Job, RemovalLimit, Settings
 from listener.standin import schema
 from listener.standin.actor import Actor
 from listener.tools.verify import Report
@@ -101,6 +101,7 @@ class Home:
             link_mode="auto",
             workers=2,
             ml_wait=86400,
+            removal_limit=RemovalLimit(20, 10.0),
             http_host="127.0.0.1",
             http_port=0,
             log_level="INFO",

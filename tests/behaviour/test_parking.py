@@ -96,9 +96,11 @@ def test_a_parked_copy_that_the_nightly_purge_takes_comes_back_new_with_what_was
     bob.trash(home.copied(thrown))
     original = Path(alice.asset(photo)["originalPath"])
     content = original.read_bytes()
-    elsewhere = str(home.photos.parent / "elsewhere")
+    elsewhere = home.photos.parent / "elsewhere"
+    (private,) = alice.scan_library(alice.add_library(elsewhere), ["other.jpg"])
+    alice.trash(private)
     former = home.house.jobs
-    home.change_jobs(lambda job: replace(job, source_path_prefix=elsewhere) if job.kind == "external" else job)
+    home.change_jobs(lambda job: replace(job, source_path_prefix=str(elsewhere)) if job.kind == "external" else job)
     eventually(lambda: home.shown() == [])
     home.settled()
     bob.purge(days=0)
