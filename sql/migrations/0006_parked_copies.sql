@@ -28,6 +28,9 @@ ALTER TABLE public._face_sync_base
   ADD COLUMN IF NOT EXISTS visibility text,
   ADD COLUMN IF NOT EXISTS stack_id uuid;
 
+-- The cover that we gave a mirrored stack last.
+ALTER TABLE public._face_sync_stack_map ADD COLUMN IF NOT EXISTS cover_id uuid;
+
 -- For what we wrote last into a mirrored person.
 ALTER TABLE public._face_sync_person_map ADD COLUMN IF NOT EXISTS written jsonb NOT NULL DEFAULT '{}';
 -- Whose thumbnail shows a photo that goes?

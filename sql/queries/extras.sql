@@ -54,16 +54,25 @@ WITH concerned AS (
 UPDATE public._face_sync_base AS base SET stack_id = NULL FROM released WHERE base.target_asset_id = released.id
 
 -- name: stack_make
--- Two members make a stack. It has the source's cover, or its first member where the cover is not shared.
-{members}, noted AS (
-    INSERT INTO public._face_sync_stack_map (source_stack_id, target_stack_id, target_user_id)
-    SELECT source_stack, mirror, %(target_user)s
-    FROM member WHERE members > 1 AND place = 1
-    ON CONFLICT DO NOTHING
+-- Two members make a stack. It has the source's cover, or its first member where the cover is not shared; or the member
+-- that the target user has chosen: another one than we did last.
+{members}, chosen AS (
+    SELECT map.target_stack_id AS mirror
+    FROM member
+    JOIN stack ON stack.id = member.mirror AND stack."primaryAssetId" = member.id
+    JOIN public._face_sync_stack_map AS map
+      ON map.source_stack_id = member.source_stack AND map.target_user_id = %(target_user)s
+     AND map.target_stack_id = stack.id AND map.cover_id <> stack."primaryAssetId"
+), noted AS (
+    INSERT INTO public._face_sync_stack_map AS map (source_stack_id, target_stack_id, target_user_id, cover_id)
+    SELECT source_stack, mirror, %(target_user)s, id
+    FROM member WHERE members > 1 AND place = 1 AND mirror NOT IN (SELECT mirror FROM chosen)
+    ON CONFLICT (source_stack_id, target_user_id) DO UPDATE SET cover_id = excluded.cover_id
+    WHERE map.cover_id IS DISTINCT FROM excluded.cover_id
 )
 INSERT INTO stack AS mine (id, "primaryAssetId", "ownerId", "updateId")
 SELECT member.mirror, member.id, %(target_user)s, pg_temp.ahead()
-FROM member WHERE members > 1 AND place = 1
+FROM member WHERE members > 1 AND place = 1 AND mirror NOT IN (SELECT mirror FROM chosen)
 ON CONFLICT (id) DO UPDATE SET "primaryAssetId" = excluded."primaryAssetId"
 WHERE mine."primaryAssetId" <> excluded."primaryAssetId"
 
@@ -122,13 +131,16 @@ DELETE FROM stack USING mirrored WHERE stack.id = mirrored.id AND mirrored.ends
 -- name: stack_uncover
 -- Before copies are deleted or parked: PostgreSQL keeps an asset that is the cover of a stack, the target user's own
 -- stacks too, and behind a cover that nobody sees the others are not seen either. The next member becomes the cover, one
--- that is to be seen first.
+-- that is to be seen first. By us, not by the target user's choice.
 WITH led AS (
     SELECT stack.id,
            (SELECT member.id FROM asset AS member
             WHERE member."stackId" = stack.id AND NOT member.id = ANY(%(targets)s::uuid[])
-            ORDER BY member."deletedAt" IS NOT NULL, member."fileCreatedAt", member.id LIMIT 1) AS next
+            ORDER BY member."deletedAt" IS NOT NULL OR member.visibility IN ('locked', 'hidden'),
+                     member."fileCreatedAt", member.id LIMIT 1) AS next
     FROM stack WHERE stack."primaryAssetId" = ANY(%(targets)s::uuid[])
+), noted AS (
+    UPDATE public._face_sync_stack_map AS map SET cover_id = led.next FROM led WHERE map.target_stack_id = led.id
 )
 UPDATE stack SET "primaryAssetId" = led.next FROM led WHERE stack.id = led.id AND led.next IS NOT NULL
 

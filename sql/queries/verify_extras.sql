@@ -12,7 +12,7 @@ WITH pair AS (
 ),
 ours AS (
     SELECT
-        map.source_stack_id, map.target_stack_id, map.target_user_id,
+        map.source_stack_id, map.target_stack_id, map.target_user_id, to_jsonb(map) ->> 'cover_id' AS cover_id,
         NOT EXISTS (SELECT FROM stack WHERE stack.id = map.target_stack_id) AS apart
     FROM _face_sync_stack_map AS map
     WHERE map.target_user_id = ANY(%(target_users)s)
@@ -24,6 +24,7 @@ member AS (
         pair.target_user,
         copy."stackId" AS have,
         ours.target_stack_id AS want,
+        ours.cover_id,
         count(*) OVER whole AS members,
         row_number() OVER (PARTITION BY source."stackId", pair.target_user ORDER BY pair.target) AS place,
         array_agg(pair.target) OVER whole AS targets,
@@ -54,7 +55,10 @@ CROSS JOIN LATERAL (
         ('stack.ownerId', made."ownerId" <> target_user AND place = 1, made."ownerId"::text),
         (
             'stack.primaryAssetId',
-            NOT made."primaryAssetId" = ANY(coalesce(cover, targets)) AND place = 1,
+            -- Any member may be the cover by its user's choice: another one than the listener has chosen last.
+            NOT made."primaryAssetId" = ANY(
+                CASE WHEN cover_id <> made."primaryAssetId"::text THEN targets ELSE coalesce(cover, targets) END
+            ) AND place = 1,
             concat(made."primaryAssetId", ' is not the copy of the cover')
         ),
         (

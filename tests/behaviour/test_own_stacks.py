@@ -162,3 +162,25 @@ def test_the_rest_of_a_stack_that_its_user_took_photos_from_follows_its_source(h
     home.settled()
     assert not home.house.query("SELECT 1 FROM _face_sync_stack_map")
     assert [stack_of(home, copy) for copy in copies] == [None] * 3
+
+
+@pytest.mark.variant
+def test_the_cover_that_bob_chooses_for_a_stack_of_alices_stays(home: Home) -> None:
+    alice, bob = home.alice, home.bob
+    photos, copies, stack = stacked(home, 3)
+    bob.set_stack_cover(stack, copies[2])
+    look_again(home, *photos)
+    assert cover_of(home, stack) == copies[2]
+    alice.set_stack_cover(alice.asset(photos[0])["stackId"], photos[1])
+    home.settled()
+    look_again(home, *photos)
+    assert cover_of(home, stack) == copies[2], "alice's choice is not his"
+
+    # While it is away another one leads, by alice's choice.
+    alice.trash(photos[2])
+    eventually(lambda: cover_of(home, stack) == copies[1])
+    home.settled()
+    alice.restore(photos[2])
+    home.settled()
+    assert [stack_of(home, copy) for copy in copies] == [stack] * 3
+    assert cover_of(home, stack) == copies[1]
