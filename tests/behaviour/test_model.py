@@ -67,6 +67,8 @@ class Own:
     drawn: dict[UUID, set[UUID]] = field(default_factory=dict)
     trashed_copies: set[UUID] = field(default_factory=set)
     deleted_copies: set[UUID] = field(default_factory=set)
+    # Uploads that somebody else clicks on.
+    others: set[UUID] = field(default_factory=set)
 
     @property
     def visible(self) -> list[UUID]:
@@ -324,7 +326,7 @@ class Neighbours(RuleBasedStateMachine):
 
     def check_own_photos(self, own: Own) -> None:
         rows = own.actor.rows.where("asset", ownerId=own.actor.user_id)
-        theirs = {row["id"]: row for row in rows if row["libraryId"] is None}
+        theirs = {row["id"]: row for row in rows if row["libraryId"] is None and row["id"] not in own.others}
         lost, made = set(own.photos) - set(theirs), set(theirs) - set(own.photos)
         assert not lost, f"photos of a user's own were lost: {lost}"
         assert not made, f"photos were made in a user's own library: {made}"

@@ -7,6 +7,7 @@ import string
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.chaos.acting import WITHOUT_FILES
 from tests.chaos.nursery import is_ready
 from tests.chaos.server import Server
 from tests.chaos.street import Street
+from tests.chaos.ways import Ways
 from tests.conftest import eventually
 from tests.house import Process
 from tests.phone import polling
@@ -93,6 +95,20 @@ def kill_in_removal(street: Street, server: Server, times: int) -> int:
                 (street.restore_many if number % 4 else street.trash_many)()
             _start_and_kill(street)
     street.restore_many()
+    return times
+
+
+def kill_while_things_move(street: Street, server: Server, times: int) -> int:
+    street.kill_all()
+    with ExitStack() as closing:
+        ways = Ways(street, street.another_alice(closing))
+        ways.share_only(None)
+        street.quiet()
+        street.kill_all()
+        with street.immich.at_work():
+            for _, _ in zip(range(times), ways.each(), strict=False):
+                _start_and_kill(street)
+        ways.end()
     return times
 
 
@@ -345,6 +361,14 @@ KINDS = (
     Kind("kill -9 in the first sync", "at a random moment, while new photos are copied", 3, 110, kill_in_first_sync),
     Kind("kill -9 in updates", "at a random moment, while both click and a phone reads", 3, 110, kill_in_updates),
     Kind("kill -9 in removal", "at a random moment, while copies by the hundred go and come", 3, 110, kill_in_removal),
+    Kind(
+        "kill -9 while things move",
+        "at a random moment, while photos are locked, offline, at each other's places, out of the settings, and "
+        "somebody's files are where links belong",
+        8,
+        104,
+        kill_while_things_move,
+    ),
     Kind("killed at a labelled point", "before or after each commit, link, unlink, and so on", 4, 200, failpoints),
     Kind("our session ended", "pg_terminate_backend of one of our sessions", 3, 60, terminate),
     Kind("the wire", "cut, refused, silent for a moment, forgotten by a router, slow", 3, 40, wire),

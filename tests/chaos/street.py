@@ -51,18 +51,8 @@ class Street:
         self._nursery = nursed
         self._bulk: list[UUID] = []
         self._made = 0
-        # Another session of alice's, who changes many photos at once; an actor is for one thread.
-        self._alice = closing.enter_context(
-            Actor(
-                home.immich.conninfo,
-                home.immich.release,
-                home.alice.user_id,
-                home.roots.media,
-                home.roots.external,
-                seed=rng.getrandbits(32),
-            )
-        )
-        self.immich.statements.count(self._alice)
+        # Who changes many photos at once.
+        self._alice = self.another_alice(closing)
         self._library = self._alice.add_library(home.photos)
         closing.callback(self.kill_all)
 
@@ -83,12 +73,30 @@ class Street:
         self.pace = time.monotonic() - began
         self.kill_all()
 
+    def another_alice(self, closing: ExitStack) -> Actor:
+        """Return another session of alice's: an actor is for one thread."""
+        home = self.home
+        alice = Actor(
+            home.immich.conninfo,
+            home.immich.release,
+            home.alice.user_id,
+            home.roots.media,
+            home.roots.external,
+            seed=self.rng.getrandbits(32),
+        )
+        self.immich.statements.count(alice)
+        return closing.enter_context(alice)
+
     # --- the listener -----------------------------------------------------------------------------------
 
     def start(self, mark: str = "") -> Process:
         process = self._nursery.start(self._listening, mark)
         self.listeners.append(process)
         return process
+
+    def configure(self, house: House) -> None:
+        """Let listeners from now on have other settings."""
+        self._listening = house
 
     def listen_through(self, way: Callable[[str], str] | None) -> None:
         """Let listeners from now on go another way to the database: ``way`` makes one conninfo of another."""
