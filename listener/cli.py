@@ -15,7 +15,7 @@ from uuid import UUID
 import typer
 import yaml
 
-from listener import inputs, preflight, roles, settings, tracking, triggers, upkeep
+from listener import inputs, mounts, preflight, roles, roots, settings, tracking, triggers, upkeep
 from listener.database import Connection
 from listener.immich import api
 from listener.immich.layout import Layout
@@ -191,9 +191,8 @@ def verify(limit: Annotated[int, typer.Option(help="How many differences to prin
 
     async def judge(connection: Connection) -> verifying.Report:
         features = await api.features(loaded.api_url, loaded.api_key)
-        return await verifying.verify(
-            connection, loaded.jobs, loaded.media_root, features=features, ml_wait=loaded.ml_wait
-        )
+        now = await roots.as_immich_says(connection, loaded)
+        return await verifying.verify(connection, now.jobs, now.media_root, features=features, ml_wait=now.ml_wait)
 
     report = with_database(judge, loaded.conninfo)
     typer.echo(verifying.render(report, limit=limit))
@@ -221,13 +220,16 @@ def status(as_json: _Json = False) -> None:
     """Tell what is configured, and how many photos are copied, waiting, failed and skipped. Exit code as check."""
     loaded = read_settings()
 
-    async def look(connection: Connection) -> tuple[bool, triggers.TriggerStatus, tuple[notes.JobCounts, ...]]:
-        installed = await _trigger_status(connection, loaded)
-        counts = await notes.counts(connection, loaded.jobs, loaded.removal_limit)
-        return await notes.listening(connection), installed, counts
+    async def look(
+        connection: Connection,
+    ) -> tuple[bool, triggers.TriggerStatus, tuple[notes.JobCounts, ...], list[str]]:
+        now = await roots.as_immich_says(connection, loaded)
+        installed = await _trigger_status(connection, now)
+        counted = await notes.counts(connection, now.jobs, now.removal_limit)
+        return await notes.listening(connection), installed, counted, await mounts.seen(connection, now)
 
-    listening, installed, counts = with_database(look, loaded.conninfo)
-    well = listening and installed.ok and not any(count.held for count in counts)
+    listening, installed, counts, problems = with_database(look, loaded.conninfo)
+    well = listening and installed.ok and not problems and not any(count.held for count in counts)
     if as_json:
         jobs = [
             {
@@ -237,7 +239,12 @@ def status(as_json: _Json = False) -> None:
             }
             for job, count in zip(loaded.jobs, counts, strict=True)
         ]
-        typer.echo(json.dumps({"ok": well, "listening": listening, "triggers": installed.ok, "jobs": jobs}, indent=1))
+        typer.echo(
+            json.dumps(
+                {"ok": well, "listening": listening, "triggers": installed.ok, "folders": problems, "jobs": jobs},
+                indent=1,
+            )
+        )
     else:
         headers = ("job", "from", "to", "copies", "waiting", "failed", "skipped", "held")
         places = [(job.source_path_prefix, job.target_path_prefix) for job in loaded.jobs]
@@ -250,6 +257,8 @@ def status(as_json: _Json = False) -> None:
                 typer.echo(f"job {cell(count.job)}: {cell(words)}")
         typer.echo("triggers: " + ("ok" if installed.ok else "not as they should be. Run: listener triggers install"))
         typer.echo("listener: " + ("running" if listening else "not running"))
+        for problem in problems:
+            typer.echo(f"folders: {cell(problem)}")
     if not well:
         raise typer.Exit(1)
 

@@ -3,7 +3,8 @@
 What is looked at before each batch of a job is cheap: a file or a folder or two on each of the roots. Only where
 something is missing are the rows asked whether there should be something. A job whose folders are away pauses, and so
 does one below whose target prefix no link can be made: nothing of it is made or mended, no file is removed. Rows that
-nobody may see any more go all the same. When the folders are back, the listener starts anew, as after a lost
+nobody may see any more go all the same. Nor is anything made while our media root is not Immich's (`listener.roots`).
+When the folders are back, the listener starts anew, as after a lost
 connection: what they lead to is judged again, and everything is looked at.
 """
 
@@ -17,11 +18,12 @@ from typing import Literal
 
 import psycopg
 
+from listener import roots
 from listener.database import Connection, fetch, query
 from listener.immich.layout import Layout, empty
 from listener.ops import http, logs
 from listener.ops.metrics import Metrics
-from listener.settings import Job
+from listener.settings import Job, Settings
 from listener.sync import trial
 from listener.sync.files import OriginalLinks
 
@@ -74,21 +76,42 @@ class Mounts:
         self._marked: frozenset[str] = frozenset()
         self._away: dict[str, str] = {}
         self._tried: dict[str, Tried] = {}
+        self._follows = False
+        # What was last seen of Immich's media root, and when: by the job's name.
+        self._rooted: dict[str, tuple[float, str | None]] = {}
+        self._outside: dict[str, roots.Outside] = {}
         readiness.met(http.Condition.MOUNTED)
 
-    async def begin(self, connection: Connection, layout: Layout) -> None:
-        """Begin anew with the folders as they were seen, and read where Immich put its marks. Raises psycopg.Error."""
-        self._layout = layout
+    async def begin(
+        self, connection: Connection, layout: Layout, jobs: Sequence[Job] = (), *, follows: bool = False
+    ) -> None:
+        """Begin anew with the folders as they were seen, and read where Immich put its marks. Raises psycopg.Error.
+
+        follows: the media root is Immich's own, and is another one when Immich says so. Of these jobs the uploads
+        outside it are counted and told.
+        """
+        self._layout, self._follows = layout, follows
         self._tried.clear()
+        self._rooted.clear()
         self._marked = await _marked(connection)
+        before, self._outside = (
+            self._outside,
+            {found.job: found for found in await roots.outside(connection, jobs, layout)},
+        )
+        for job in jobs:
+            found = self._outside.get(job.name)
+            self._metrics.uploads_outside.labels(job=job.name).set(found.photos if found is not None else 0)
+            if found is not None and found != before.get(job.name):
+                log.warning("uploads lie outside Immich's media root", job=job.name, reason=str(found))
 
     async def paused(self, connection: Connection, job: Job, *, makes: bool = True) -> bool:
         """Tell whether nothing may be made or mended for a job now. ``makes``: whether it makes copies at all.
 
-        Raises MountedAgainError when that is over, SwappedError where a disk came or went unseen, psycopg.Error.
+        Raises MountedAgainError when that is over, or where Immich's media root is another one now that we follow,
+        SwappedError where a disk came or went unseen, psycopg.Error.
         """
         try:
-            words = await missing(connection, job, self._layout, self._marked)
+            words = await self._unrooted(connection, job) or await missing(connection, job, self._layout, self._marked)
         except psycopg.errors.LockNotAvailable:
             words = _UNKNOWN
         if words is None and makes:
@@ -103,6 +126,20 @@ class Mounts:
         else:
             await asyncio.to_thread(self._layout.confirm)
         return words is not None
+
+    async def _unrooted(self, connection: Connection, job: Job) -> str | None:
+        """Tell in words how Immich's media root is not ours; asked now and then, and always while the job pauses."""
+        at, words = self._rooted.get(job.name, (-EVERY, None))
+        if words is None and time.monotonic() < at + EVERY:
+            return None
+        with contextlib.suppress(psycopg.errors.LockNotAvailable):
+            try:
+                words = await roots.disagreement(connection, job, self._layout, follows=self._follows)
+            except roots.MediaMovedError as error:
+                self._readiness.unmet(http.Condition.FIRST_SWEEP)
+                raise MountedAgainError(str(error)) from error
+        self._rooted[job.name] = time.monotonic(), words
+        return words
 
     async def _untried(self, connection: Connection, job: Job) -> str | None:
         """Try a link below the job's prefix, once in a session; where that fails, again after a growing pause."""
@@ -120,7 +157,7 @@ class Mounts:
         self._away[job.name] = words
         self._tell(job)
         log.warning(
-            "a folder is not mounted or cannot be used: the job pauses, nothing is made until that is over. "
+            "a folder is not mounted, is not Immich's, or cannot be used: the job pauses, nothing is made until then. "
             "What nobody may see any more is taken out of Immich all the same; its files are removed afterwards",
             job=job.name,
             reason=words,
@@ -133,6 +170,13 @@ class Mounts:
             self._readiness.unmet(http.Condition.MOUNTED, f"{http.Condition.MOUNTED.value}: {reasons}")
         else:
             self._readiness.met(http.Condition.MOUNTED)
+
+
+async def wrong(connection: Connection, job: Job, layout: Layout) -> str | None:
+    """Return in words why a job cannot be worked on: its folders are others, or away. Raises psycopg.Error."""
+    return await roots.disagreement(connection, job, layout) or await missing(
+        connection, job, layout, await _marked(connection)
+    )
 
 
 async def missing(connection: Connection, job: Job, layout: Layout, marked: frozenset[str]) -> str | None:
@@ -174,11 +218,21 @@ async def untried(connection: Connection, job: Job, layout: Layout) -> str | Non
 
 async def problems(connection: Connection, jobs: Sequence[Job], layout: Layout) -> list[str]:
     """Return why these jobs cannot be worked on now, one line each. Raises psycopg.Error."""
-    marked = await _marked(connection)
-    found = [
-        (job, await missing(connection, job, layout, marked) or await untried(connection, job, layout)) for job in jobs
-    ]
+    found = [(job, await wrong(connection, job, layout) or await untried(connection, job, layout)) for job in jobs]
     return [f"job {job.name!r}: {words}" for job, words in found if words is not None]
+
+
+async def seen(connection: Connection, settings: Settings) -> list[str]:
+    """Return what is to be seen of the folders of all jobs, one line each: those that pause, and uploads left out.
+
+    Nothing is tried. Raises psycopg.Error.
+    """
+    layout = Layout(settings.media_root, settings.external_root)
+    found = [(job, await wrong(connection, job, layout)) for job in settings.jobs]
+    return [
+        *(f"job {job.name!r} pauses: {words}" for job, words in found if words is not None),
+        *(f"job {left.job!r}: {left}" for left in await roots.outside(connection, settings.jobs, layout)),
+    ]
 
 
 async def _marked(connection: Connection) -> frozenset[str]:

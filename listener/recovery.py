@@ -103,8 +103,7 @@ def _note(job: Job) -> str:
 
 
 async def _away(at: _Job) -> bool:
-    marked = frozenset(row[0] for row in await fetch(at.connection, query("mounts", "marked"), {}))
-    return await mounts.missing(at.connection, at.job, at.layout, marked) is not None
+    return await mounts.wrong(at.connection, at.job, at.layout) is not None
 
 
 async def _mend_notes(at: _Job, *, restored: bool) -> None:

@@ -59,7 +59,7 @@ RIGHTS: Final[Mapping[str, tuple[Right, ...]]] = {
     "album_user": _rights("SELECT"),
     "user": _rights(select=("id", "name", "deletedAt", "clusterGroupId")),
     "library": _rights(select=("id", "name", "ownerId", "importPaths", "exclusionPatterns", "deletedAt")),
-    # Which release is it? Two rows of system_metadata are given by a function (role.sql).
+    # Which release is it? Three rows of system_metadata are given by a function (role.sql).
     "version_history": _rights(select=("version", "createdAt")),
     **dict.fromkeys(
         ("asset_audit", "asset_edit_audit", "asset_face_audit", "person_audit", "stack_audit"),

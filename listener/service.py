@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from listener import asking, channel, condition, mounts, preflight, recovery, startup, sweep
+from listener import asking, channel, condition, mounts, preflight, recovery, roots, startup, sweep
 from listener.address import Address
 from listener.database import Connection, FencedError, Pool, end_former_sessions, fetch, pool, query
 from listener.immich.catalog import ChangedError
@@ -49,7 +49,6 @@ class Service:
     """One running listener."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
         self.metrics = Metrics()
         self.readiness = http.Readiness()
         self.queue = WorkQueue()
@@ -74,12 +73,16 @@ class Service:
         # No new batch is taken while it is set.
         self._holding = False
         self._owner = uuid4()
-        self._ownership = Ownership(settings.jobs, self._owner)
         self._mounts = mounts.Mounts(self.metrics, self.readiness)
-        self._refusals = Refusals(settings.jobs, self.metrics, self.readiness)
+        self._take(settings)
         self._address = Address(settings)
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._pool = self._new_pool()
+
+    def _take(self, settings: Settings) -> None:
+        self.settings = settings
+        self._ownership = Ownership(settings.jobs, self._owner)
+        self._refusals = Refusals(settings.jobs, self.metrics, self.readiness)
 
     def _new_pool(self) -> Pool:
         # One for each worker, the sweep, and the look at the mounts.
@@ -163,13 +166,16 @@ class Service:
             await self._watch.until_calm(connection, self._stop)
             if self._stop.is_set():
                 return
+            if (settings := await roots.as_immich_says(connection, self.settings)) != self.settings:
+                self._take(settings)
             ready = self._ready = await startup.prepare(connection, self.settings, self.metrics, self._upkeep)
             await self._watch.begin(connection, ready.catalog, unheard_before=ready.unheard_before)
             self._served = True
             self.readiness.met(http.Condition.DATABASE)
             self._ownership.lost()
             self.queue.clear()
-            await self._mounts.begin(connection, ready.reconciler.layout)
+            layout, follows = ready.reconciler.layout, self.settings.follows_immich
+            await self._mounts.begin(connection, layout, self.settings.jobs, follows=follows)
             self._refusals.begin(ready)
             self._pool = self._new_pool()
             await self._pool.open()

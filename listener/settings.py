@@ -107,6 +107,7 @@ class Settings:
     log_format: Literal["text", "json"]
     notes: tuple[str, ...] = ()  # lines for the log: what was set but has no effect, and why
     password_file: Path | None = None  # where the password in conninfo comes from, if from a file
+    follows_immich: bool = False  # the media root is what Immich says (listener.roots), and what is here stands in
 
 
 def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Settings:
@@ -122,6 +123,7 @@ def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> S
     settings = Settings(
         conninfo=_conninfo(variables, cwd, problems, notes),
         media_root=Path(variables.upload_location_mount),
+        follows_immich="upload_location_mount" not in variables.model_fields_set,
         external_root=Path(variables.external_library_mount),
         jobs=_jobs(variables, cwd, problems, notes),
         api_url=variables.immich_api_url,

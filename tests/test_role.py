@@ -108,10 +108,10 @@ def test_it_may_do_nothing_that_the_listener_does_not(carol: PhotoHouse) -> None
     assert [statement for statement in FORBIDDEN if not refused(as_listener(immich), statement)] == []
 
 
-def test_of_immichs_settings_it_sees_the_two_that_it_needs(carol: PhotoHouse) -> None:
+def test_of_immichs_settings_it_sees_those_that_it_needs(carol: PhotoHouse) -> None:
     """The others hold the secrets of Immich's administrator."""
     immich = carol.house.immich.conninfo
-    keys = ("maintenance-mode", "system-flags", "system-config")
+    keys = ("maintenance-mode", "system-flags", "MediaLocation", "system-config")
     for key in keys:
         carol.house.query(
             "INSERT INTO system_metadata (key, value) VALUES (%s, %s::jsonb)"
@@ -121,7 +121,7 @@ def test_of_immichs_settings_it_sees_the_two_that_it_needs(carol: PhotoHouse) ->
         )
     with psycopg.connect(as_listener(immich)) as connection:
         seen = [connection.execute("SELECT _face_sync_role.immich_setting(%s)", [key]).fetchone() for key in keys]
-    assert seen == [({"is": "there"},), ({"is": "there"},), (None,)]
+    assert seen == [*[({"is": "there"},)] * 3, (None,)]
     execute(immich, "DROP ROLE IF EXISTS passer_by", "CREATE ROLE passer_by")
     try:
         call = "SET ROLE passer_by; SELECT _face_sync_role.immich_setting('system-flags')"

@@ -120,6 +120,11 @@ class Layout:
         motion_part: the source's id, if it is the motion part of a live photo: one that lies elsewhere (Android, in a
         library: with Immich) gets a place of its own, by its id.
         """
+        if job.kind == "uploads" and not source_original.startswith(f"{self.media_root}/"):
+            raise RefusedPathError(
+                f"the upload lies at {source_original!r}, outside Immich's media root {str(self.media_root)!r}: "
+                "correct its path in Immich, or UPLOAD_LOCATION_MOUNT"
+            )
         if motion_part is not None and not source_original.startswith(job.source_path_prefix + "/"):
             return f"{job.target_path_prefix}/{_MOTION_PARTS}/{motion_part}{Path(source_original).suffix}"
         return f"{job.target_path_prefix}/{self.relative(source_original, job.source_path_prefix)}"

@@ -33,7 +33,12 @@ class Metrics:
         self.failures = self._counter("failures", "Failed tries to make or change a copy.", "job", "reason")
         self.waiting = self._gauge("waiting_sources", "Sources that wait to be ready.", "job", "reason")
         self.paused = self._gauge(
-            "paused", "1 while a job pauses because a folder of its is not mounted, or takes no links.", "job"
+            "paused",
+            "1 while a job pauses because a folder of its is not mounted, is not Immich's, or takes no links.",
+            "job",
+        )
+        self.uploads_outside = self._gauge(
+            "uploads_outside", "Uploads that are not shared, since they lie outside Immich's media root.", "job"
         )
         self.refused = self._gauge("refused", "1 while a job cannot be served as it is configured, else 0.", "job")
         self.removals_held = self._gauge(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
-from listener import mounts, preflight, triggers
+from listener import mounts, preflight, roots, triggers
 from listener.database import Connection, fetch, query
 from listener.immich import api
 from listener.immich.catalog import Catalog
@@ -41,11 +41,13 @@ class Finding:
 
 async def check(connection: Connection, settings: Settings) -> tuple[Finding, ...]:
     """Look at Immich, the triggers, the jobs and the folders. Raises RefusedError if this is no Immich's database."""
-    layout = Layout(settings.media_root, settings.external_root)
     found = await preflight.check_immich(connection)
+    settings = await roots.as_immich_says(connection, settings)
+    layout = Layout(settings.media_root, settings.external_root)
     guard = await preflight.guard_needed(connection, found, settings.jobs, layout)
     installed = await triggers.status(connection, guard=guard)
     findings = [*await _immich(settings), *_triggers(installed), *await asyncio.to_thread(_folders, layout)]
+    findings += await _media_root(connection, settings.jobs, layout)
     unfit = await preflight.unfit(connection, found, settings.jobs, layout)
     for job in settings.jobs:
         subject = f"job {job.name!r}"
@@ -111,6 +113,17 @@ def _folders(layout: Layout) -> list[Finding]:
             findings.append(Finding(name, "ok", f"{root} is there"))
     findings.append(_hardlinks(layout.media_root / "thumbs"))
     return findings
+
+
+async def _media_root(connection: Connection, jobs: Sequence[Job], layout: Layout) -> list[Finding]:
+    """Compare our media root with what Immich says, for each job with what was written for its source user."""
+    disagreements = [await roots.disagreement(connection, job, layout) for job in jobs]
+    words = dict.fromkeys(words for words in disagreements if words is not None)
+    left_out = await roots.outside(connection, jobs, layout)
+    return [
+        *(Finding("media root", "danger", text) for text in words),
+        *(Finding(f"uploads of {left.job!r}", "warning", str(left)) for left in left_out),
+    ] or [Finding("media root", "ok", f"{layout.media_root} is where Immich says that its media are")]
 
 
 def _hardlinks(folder: Path) -> Finding:

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from listener import asking, mounts, preflight, startup, tracking
+from listener import asking, mounts, preflight, roots, startup, tracking
 from listener.asking import Progress
 from listener.channel import Ask
 from listener.database import Connection, Pool, connect, query
@@ -71,6 +71,9 @@ async def preview(
     """Return what would change for these jobs, and of these assets if any are named. Raises TrackingError."""
     if (await tracking.read_version(connection) or 0) < tracking.latest_version():
         raise tracking.TrackingError("the tracking tables are not there yet: everything would be copied")
+    settings = await roots.as_immich_says(connection, settings)
+    names = {job.name for job in jobs}
+    jobs = [job for job in settings.jobs if job.name in names]
     features = await api.features(settings.api_url, settings.api_key)
     report = await verify.verify(connection, jobs, settings.media_root, features=features, ml_wait=settings.ml_wait)
     return [
@@ -109,6 +112,9 @@ async def _reconcile(
     totals: Counter[str] = Counter()
     async with AsyncExitStack() as connections:
         listening = await connections.enter_async_context(await connect(settings.conninfo))
+        settings = await roots.as_immich_says(listening, settings)
+        names = {job.name for job in jobs}
+        jobs = [job for job in settings.jobs if job.name in names]
         await listening.execute(query("channel", "listen_progress"))
         ready = await startup.prepare(listening, settings, Metrics(), Upkeep(Metrics()))
         # Where a prefix matches nothing its job is refused: what goes then are rows, whatever the folders are.

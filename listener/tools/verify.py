@@ -62,6 +62,9 @@ class _Copy:
     unmoved: bool
 
 
+_OUTSIDE = "its source lies outside the media root, where nobody can judge it: the copy stays as it is"
+
+
 async def verify(
     conn: psycopg.AsyncConnection[Any],
     jobs: Sequence[Job],
@@ -209,7 +212,8 @@ def _match(
             if rule in FOR_A_WHILE or (rule == "source.prefix" and copy.unmoved):
                 found += _judge_parked(copy, job, rule)
                 continue
-            found.append(Difference(rule, job.name, copy.source, copy.target, "the copy may not be there"))
+            words = "the copy may not be there" if rule != "source.outside" else _OUTSIDE
+            found.append(Difference(rule, job.name, copy.source, copy.target, words))
             continue
         if copy.parked:
             found.append(Difference("map.parked", job.name, copy.source, copy.target, "noted as away, and is shared"))

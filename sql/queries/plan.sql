@@ -76,8 +76,8 @@ WITH named AS (
                    WHERE CASE WHEN of_pair.uploads
                               THEN source."libraryId" IS NULL AND NOT source."isExternal"
                               ELSE source."isExternal" AND source."libraryId" IS NOT NULL
-                         END
-                     AND starts_with(source."originalPath", of_pair.prefix || '/')) AS in_pair
+                                   AND starts_with(source."originalPath", of_pair.prefix || '/')
+                         END) AS in_pair
     ) AS place
     LEFT JOIN public._face_sync_asset_map AS copied ON copied.target_asset_id = source.id
     LEFT JOIN public._face_sync_asset_map AS made
@@ -211,12 +211,13 @@ CROSS JOIN LATERAL (
 ORDER BY candidate.hidden DESC NULLS LAST
 
 -- name: in_scope
--- Does a source lie in the place of this job?
+-- Does a source lie in the place of this job? An upload is one wherever it lies: Immich moves its media, and no user takes
+-- a photo out of them. Where it is not where we look, it is not copied, and a copy of it stays as it is (placing tells).
 CASE WHEN %(uploads)s
      THEN source."libraryId" IS NULL AND NOT source."isExternal"
      ELSE source."isExternal" AND source."libraryId" IS NOT NULL
+          AND starts_with(source."originalPath", %(source_prefix)s || '/')
 END
-AND starts_with(source."originalPath", %(source_prefix)s || '/')
 
 -- name: reasons
 -- Why a source may not be shared: for good, because it does not lie where it may be shared, or for now. What its user did

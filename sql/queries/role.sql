@@ -50,13 +50,14 @@ REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM {name};
 GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {name};
 GRANT USAGE ON SCHEMA public TO {name};
 
--- Is Immich in maintenance, and which folders has it marked? Beside that, the table holds the settings of Immich's
--- administrator, also a mail server's password: the role sees these two rows, by this function, and not the table.
+-- Is Immich in maintenance, which folders has it marked, and where are its media? Beside that, the table holds the
+-- settings of Immich's administrator, also a mail server's password: the role sees these three rows, by this function,
+-- and not the table.
 CREATE SCHEMA IF NOT EXISTS _face_sync_role;
 CREATE OR REPLACE FUNCTION _face_sync_role.immich_setting(wanted text) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $immich_setting$
-  SELECT value FROM public.system_metadata WHERE key = wanted AND key IN ('maintenance-mode', 'system-flags')
+  SELECT value FROM public.system_metadata WHERE key = wanted AND key IN ('maintenance-mode', 'system-flags', 'MediaLocation')
 $immich_setting$;
 REVOKE ALL ON FUNCTION _face_sync_role.immich_setting(text) FROM PUBLIC;
 GRANT USAGE ON SCHEMA _face_sync_role TO {name};

@@ -26,9 +26,8 @@ SELECT
     asset."originalPath",
     asset."livePhotoVideoId",
     asset.visibility = 'hidden',
-    starts_with(asset."originalPath", %(prefix)s::text || '/')
-    AND CASE %(kind)s::text
-        WHEN 'external' THEN asset."isExternal"
+    CASE %(kind)s::text
+        WHEN 'external' THEN asset."isExternal" AND starts_with(asset."originalPath", %(prefix)s::text || '/')
         ELSE NOT asset."isExternal" AND asset."libraryId" IS NULL
     END,
     NOT asset."isExternal" AND strpos(asset."originalPath", '/encoded-video/') > 0
@@ -45,6 +44,8 @@ SELECT
         ) THEN 'source.library'
         WHEN asset."isOffline" THEN 'source.offline'
         WHEN asset."deletedAt" IS NOT NULL OR asset.status <> 'active' THEN 'source.trashed'
+        WHEN %(kind)s::text = 'uploads' AND NOT asset."isExternal" AND asset."libraryId" IS NULL
+            AND NOT starts_with(asset."originalPath", %(prefix)s::text || '/') THEN 'source.outside'
     END,
     job."metadataExtractedAt" IS NOT NULL
     AND (
