@@ -92,7 +92,7 @@ async def disagreement(connection: Connection, job: Job, layout: Layout, *, foll
     params = {"source_user": job.source_user_id, "uploads": job.kind == "uploads", "folder": root}
     for what, example in await fetch(connection, query("roots", "elsewhere"), params):
         return (
-            f"Immich's rows have all {what} of the source user outside {root!r}, such as {example!r}: Immich is "
+            f"Immich's rows have the {what} of the source user outside {root!r}, such as {example!r}: Immich is "
             "just moving them, or its media location is another folder. Mount that at the same path as in Immich's "
             "server, and set UPLOAD_LOCATION_MOUNT to it"
         )

@@ -164,7 +164,7 @@ def test_without_a_note_the_rows_tell(new_home: Callable[..., Home], tmp_path: P
     home.alice.media_root = home.bob.media_root = media
     if not follows:
         home.start(but="outside", media_root=elsewhere, jobs=jobs)
-        pauses(home, f"Immich's rows have all generated files of the source user outside '{elsewhere}'")
+        pauses(home, f"Immich's rows have the generated files of the source user outside '{elsewhere}'")
         assert copies(home) == {}
         home.stop()
     home.start(media_root=elsewhere, jobs=jobs, follows_immich=True)
