@@ -55,7 +55,7 @@ app.add_typer(role_app, name="role")
 
 
 def _layout(loaded: Settings) -> Layout:
-    return Layout(loaded.media_root, loaded.external_root)
+    return Layout.of(loaded)
 
 
 async def _trigger_status(connection: Connection, loaded: Settings) -> triggers.TriggerStatus:

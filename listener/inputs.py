@@ -5,6 +5,7 @@ description ends the sentence "Set it to …" of that line.
 """
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -93,6 +94,12 @@ def _removal_limit(value: object) -> object:
     return (int(counts[0]) if counts else 0), percent
 
 
+def _plain_paths(value: str) -> str:
+    # As lists of paths are written: with commas, or with colons as in PATH.
+    parts = [part.strip() for part in re.split(r",|:(?=\s*/)", value)]
+    return ",".join(dict.fromkeys(_plain_path(part) for part in parts if part))
+
+
 _PlainPath = Annotated[str, AfterValidator(_plain_path)]
 
 
@@ -113,6 +120,11 @@ class Variables(BaseSettings):
     external_library_mount: _PlainPath = Field(
         default="/external_library",
         description="the absolute path of the external libraries as Immich's server sees it",
+    )
+    external_library_mounts: Annotated[str, AfterValidator(_plain_paths)] | None = Field(
+        default=None,
+        description="the absolute paths of all mounts of external libraries as Immich's server sees them, "
+        "with commas between them",
     )
     db_hostname: Annotated[str, AfterValidator(_host_name)] = Field(
         default="immich_postgres", description="the host name of Immich's database"
@@ -215,7 +227,9 @@ class JobInput(BaseModel):
     source_path_prefix: _PlainPath | None = Field(
         default=None, description="the folder to share, as Immich's server sees it"
     )
-    target_path_prefix: _PlainPath = Field(description="the folder of the copies' links, below EXTERNAL_LIBRARY_MOUNT")
+    target_path_prefix: _PlainPath = Field(
+        description="the folder of the copies' links, below a mount of external libraries"
+    )
     album_id: UUID | None = Field(default=None, description="the id of an album of the target user")
     tags: bool = Field(default=True, description="true or false: copies get the source's tags")
     duplicates: bool = Field(
@@ -340,6 +354,13 @@ def read_variables(environ: Mapping[str, str], cwd: Path, problems: list[str]) -
             reason = failure.strerror if isinstance(failure, OSError) else "it is not UTF-8 text"
             problems.append(f".env: cannot be read: {reason}. Make {cwd / '.env'} a readable text file.")
             given["_env_file"] = None
+
+
+def external_roots(variables: Variables) -> tuple[Path, ...]:
+    """Return all mounts of external libraries, the single one first if it is given."""
+    several = (variables.external_library_mounts or "").split(",") if variables.external_library_mounts else []
+    one = [variables.external_library_mount] if "external_library_mount" in variables.model_fields_set else []
+    return tuple(Path(path) for path in dict.fromkeys([*one, *several] or [variables.external_library_mount]))
 
 
 def single_job_names() -> frozenset[str]:

@@ -227,7 +227,7 @@ async def seen(connection: Connection, settings: Settings) -> list[str]:
 
     Nothing is tried. Raises psycopg.Error.
     """
-    layout = Layout(settings.media_root, settings.external_root)
+    layout = Layout.of(settings)
     found = [(job, await wrong(connection, job, layout)) for job in settings.jobs]
     return [
         *(f"job {job.name!r} pauses: {words}" for job, words in found if words is not None),
@@ -250,7 +250,7 @@ def _look(job: Job, layout: Layout, marked: frozenset[str]) -> tuple[str | None,
                 "Immich asks for the mark, too: if the folder is the right one, make an empty file of that name"
             ), []
     folders: list[tuple[Path, Literal["names_files", "names_originals", "names_online"]]] = [
-        (layout.external_root, "names_originals")
+        (layout.external_of(job.target_path_prefix).path, "names_originals")
     ]
     if _THUMBS not in marked:
         folders.append((media / _THUMBS, "names_files"))

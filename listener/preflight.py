@@ -192,7 +192,7 @@ def covered(job: Job, found: catalog.Catalog, layout: Layout, libraries: Sequenc
     for library in libraries:
         if library.id == job.target_library_id:
             continue
-        root = str(layout.external_root)
+        root = str(layout.external_of(job.target_path_prefix).path)
         path = covering(library, job.target_path_prefix, root, expressions=found.person_groups)
         if path is not None:
             pattern = exclusion(job.target_path_prefix, expressions=found.person_groups)
@@ -227,7 +227,7 @@ async def guard_needed(
     """
     if not keeps_offline(found):
         return False
-    if empty(layout.external_root):
+    if any(empty(root) for root in layout.external_roots):
         return None  # not mounted: a guard that is there stays
     return any(way(job, layout) == "directory" for job in jobs) or await endangered(connection, layout) > 0
 
@@ -254,17 +254,17 @@ async def endangered(connection: Connection, layout: Layout) -> int:
     if not await _any_tables(connection):
         return 0
     folders = await fetch(connection, query("preflight", "folders_of_copies"), {})
-    return await asyncio.to_thread(_through_directories, dict(folders), str(layout.external_root))
+    return await asyncio.to_thread(_through_directories, dict(folders), layout)
 
 
-def _through_directories(copies: Mapping[str, int], root: str) -> int:
-    """Return how many copies are in folders below ``root`` that have a symlink on their way."""
-    real_root = os.path.realpath(root)
-    return sum(
-        count
-        for folder, count in copies.items()
-        if folder.startswith(root + "/") and os.path.realpath(folder) != real_root + folder.removeprefix(root)
-    )
+def _through_directories(copies: Mapping[str, int], layout: Layout) -> int:
+    """Return how many copies are in folders below the external roots that have a symlink on their way."""
+    through = 0
+    for folder, count in copies.items():
+        root = str(layout.external_of(folder).path)
+        own = os.path.realpath(root) + folder.removeprefix(root)
+        through += count if folder.startswith(root + "/") and os.path.realpath(folder) != own else 0
+    return through
 
 
 async def leftovers(connection: Connection, jobs: Sequence[Job]) -> tuple[Leftover, ...]:

@@ -107,6 +107,7 @@ class Settings:
     log_format: Literal["text", "json"]
     notes: tuple[str, ...] = ()  # lines for the log: what was set but has no effect, and why
     password_file: Path | None = None  # where the password in conninfo comes from, if from a file
+    more_roots: tuple[Path, ...] = ()  # of external libraries, beside the first
     follows_immich: bool = False  # the media root is what Immich says (listener.roots), and what is here stands in
 
 
@@ -124,7 +125,8 @@ def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> S
         conninfo=_conninfo(variables, cwd, problems, notes),
         media_root=Path(variables.upload_location_mount),
         follows_immich="upload_location_mount" not in variables.model_fields_set,
-        external_root=Path(variables.external_library_mount),
+        external_root=inputs.external_roots(variables)[0],
+        more_roots=inputs.external_roots(variables)[1:],
         jobs=_jobs(variables, cwd, problems, notes),
         api_url=variables.immich_api_url,
         api_key=_secret(variables, "IMMICH_API_KEY", cwd, problems),
@@ -188,6 +190,7 @@ def describe(settings: Settings) -> dict[str, object]:
     shown["api_key"] = "***" if settings.api_key else None
     shown["password_file"] = None if settings.password_file is None else str(settings.password_file)
     shown["media_root"], shown["external_root"] = str(settings.media_root), str(settings.external_root)
+    shown["more_roots"] = [str(root) for root in settings.more_roots]
     shown["jobs"] = [
         {key: str(value) if isinstance(value, UUID) else value for key, value in asdict(job).items()}
         for job in settings.jobs
@@ -323,7 +326,7 @@ def _draft(given: Mapping[str, Any], labels: Mapping[str, str], variables: Varia
 
 
 def _check_places(draft: _Draft, variables: Variables) -> Iterator[str]:
-    external_root, media_root = variables.external_library_mount, variables.upload_location_mount
+    roots, media_root = [str(root) for root in inputs.external_roots(variables)], variables.upload_location_mount
     users = draft.values.get("source_user_id"), draft.values.get("target_user_id")
     if users[0] is not None and users[0] == users[1]:
         yield f"{draft.label('target_user_id')}: is the source user too. Set it to another user's id."
@@ -331,8 +334,9 @@ def _check_places(draft: _Draft, variables: Variables) -> Iterator[str]:
     if target is None:
         return
     words = f"{draft.label('target_path_prefix')}: {inputs.shown(target)}"
-    if not target.startswith(external_root + "/"):
-        yield f"{words} is not below EXTERNAL_LIBRARY_MOUNT. Set it to a folder below {external_root}/."
+    if not any(target.startswith(root + "/") for root in roots):
+        name = "EXTERNAL_LIBRARY_MOUNT" if len(roots) == 1 else "EXTERNAL_LIBRARY_MOUNTS"
+        yield f"{words} is not below {name}. Set it to a folder below {' or '.join(f'{root}/' for root in roots)}."
     elif _inside(target, media_root):
         # Immich's integrity check follows symlinks below its media root.
         yield f"{words} is below UPLOAD_LOCATION_MOUNT. Set it to a folder outside {media_root}."

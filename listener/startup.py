@@ -46,7 +46,7 @@ async def prepare(connection: Connection, settings: Settings, metrics: Metrics, 
     that may have to go; TrackingError or psycopg.Error.
     """
     prefixes = [Path(prefix) for job in settings.jobs for prefix in (job.source_path_prefix, job.target_path_prefix)]
-    layout = await asyncio.to_thread(Layout(settings.media_root, settings.external_root).as_seen, prefixes)
+    layout = await asyncio.to_thread(Layout.of(settings).as_seen, prefixes)
     catalog = await preflight.check(connection)
     unfit = await preflight.unfit(connection, catalog, settings.jobs, layout)
     await preflight.refuse_if_nothing_is_left(connection, catalog, settings.jobs, unfit)

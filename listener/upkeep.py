@@ -27,7 +27,7 @@ async def note_guarded(connection: Connection, prefixes: Iterable[str], layout: 
     """Note for the guard which target prefixes lead through a symlinked directory. Raises psycopg.Error.
 
     By it the guard knows copies that the map does not know. What was noted before stays while it leads so. Nothing is
-    done where there are no tracking tables, and while the external root is not mounted.
+    done where there are no tracking tables, and while a root of external libraries is not mounted.
     """
     noted = await tracking.read_note(connection, _GUARDED)
     now = await asyncio.to_thread(_guarded, {*prefixes, *json.loads(noted or "[]")}, layout)
@@ -36,7 +36,7 @@ async def note_guarded(connection: Connection, prefixes: Iterable[str], layout: 
 
 
 def _guarded(prefixes: Iterable[str], layout: Layout) -> str | None:
-    if empty(layout.external_root):
+    if any(empty(root) for root in layout.external_roots):
         return None
     return json.dumps(sorted(prefix for prefix in prefixes if OriginalLinks(layout, prefix).directory))
 

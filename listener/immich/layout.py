@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID
 
-from listener.settings import Job
+from listener.settings import Job, Settings
 
 # A folder that is never made, below the target prefix.
 NOWHERE = ".nowhere"
 # Folders below the media root that Immich names files of assets by id in.
 _FILE_FOLDERS = ("thumbs", "encoded-video")
+# All folders that Immich has in its media root. Each may be a symlink to another disk.
+_MEDIA_FOLDERS = (*_FILE_FOLDERS, "upload", "library", "profile")
 # Folder below a target prefix for motion parts that are in no place of their job.
 _MOTION_PARTS = "motion-parts"
 # What tells a folder from another at the same path, as from the mount point below it: device and inode, or a device.
@@ -44,7 +46,7 @@ class Root:
 
     def confirm(self, now: Identity | None) -> None:
         """Raise SwappedError unless the folder that is here now is the one that was."""
-        if self.was not in {None, now}:
+        if self.was is not None and self.was != (now and now[: len(self.was)]):
             raise SwappedError(
                 f"{self.path} is not the folder that it was: a disk was mounted or unmounted, or its file system has "
                 f"given it another number (device and inode {self.was} before, {now} now)"
@@ -53,47 +55,79 @@ class Root:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The two roots that Immich and we both see.
+    """The roots that Immich and we both see.
 
-    seen: which folders they were when we began, see `as_seen`. Where that is known, nothing is made or removed in
-    others. leads: where paths led then, through symlinks. Whatever depends on that is judged by it, and by nothing that
-    is looked up later.
+    more: roots of external libraries beside the first one. seen: which folders they were when we began, see `as_seen`.
+    Where that is known, nothing is made or removed in others. leads: where paths led then, through symlinks. Whatever
+    depends on that is judged by it, and by nothing that is looked up later.
     """
 
     media_root: Path
     external_root: Path
+    more: tuple[Path, ...] = ()
     seen: Mapping[Path, Identity] = field(default_factory=dict, compare=False)
     leads: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Layout":
+        """Return the layout that the settings name."""
+        return cls(settings.media_root, settings.external_root, settings.more_roots)
+
+    @property
+    def external_roots(self) -> tuple[Path, ...]:
+        """All roots of external libraries."""
+        return (self.external_root, *self.more)
 
     @property
     def media(self) -> Root:
         """The media root, and which folder it was."""
         return Root(self.media_root, self.seen.get(self.media_root))
 
-    @property
-    def external(self) -> Root:
-        """The root of the external libraries, and which folder it was."""
-        return Root(self.external_root, self.seen.get(self.external_root))
+    def media_of(self, path: str) -> Root:
+        """Return the root of a file of Immich's: the media root, or where a symlink leads that one of its folders is."""
+        name = path.removeprefix(f"{self.media_root}/").partition("/")[0]
+        if path.startswith(f"{self.media_root}/") and name in _MEDIA_FOLDERS:
+            folder = self._elsewhere(name)
+            if folder is not None:
+                return Root(folder, self.seen.get(folder))
+        return self.media
+
+    def _elsewhere(self, name: str) -> Path | None:
+        """Return where a folder of the media root leads, if out of it, as to another disk."""
+        leads = self.leads_to(f"{self.media_root}/{name}")
+        return None if _is_inside(leads, self.leads_to(str(self.media_root))) else Path(leads)
+
+    def external_of(self, path: str) -> Root:
+        """Return the root of the external libraries that a path is below: the deepest, or the first for one of none."""
+        holding = [root for root in self.external_roots if _is_inside(path, str(root))]
+        root = max(holding, key=lambda each: len(str(each)), default=self.external_root)
+        return Root(root, self.seen.get(root))
+
+    def is_external(self, path: str) -> bool:
+        """Tell whether a path is below one of the roots of external libraries."""
+        return any(path.startswith(f"{root}/") for root in self.external_roots)
 
     def as_seen(self, others: Iterable[Path] = ()) -> "Layout":
         """Return this layout with the folders that are there now, and others; those that are not are not asked for.
 
         The roots must stay the same folders. Of those below them only the disk counts: some file systems give folders
-        new inode numbers as they go. And where the others lead is noted: a folder that is made where there was none
-        leads nowhere else.
+        new inode numbers as they go. And where the others and Immich's own folders lead is noted: a folder that is made
+        where there was none leads nowhere else.
         """
-        others = [*others]
-        below = {*(self.media_root / name for name in _FILE_FOLDERS), *others} - {self.media_root, self.external_root}
-        leads = {str(path): os.path.realpath(path) for path in (*others, self.external_root)}
-        found = {folder: identity(folder) for folder in (self.media_root, self.external_root)}
-        found |= {folder: at and at[:1] for folder in below for at in [identity(folder)]}
-        return replace(self, seen={folder: at for folder, at in found.items() if at is not None}, leads=leads)
+        others, media = [*others], [self.media_root / name for name in _MEDIA_FOLDERS]
+        below = {*(self.media_root / name for name in _FILE_FOLDERS), *others} - {self.media_root, *self.external_roots}
+        noted = (*others, *self.external_roots, self.media_root, *media)
+        known = replace(self, leads={str(path): os.path.realpath(path) for path in noted})
+        roots = {self.media_root, *self.external_roots}
+        roots |= {folder for name in _MEDIA_FOLDERS if (folder := known._elsewhere(name)) is not None}  # noqa: SLF001 - our own
+        found = {folder: identity(folder) for folder in roots}
+        found |= {folder: at and at[:1] for folder in below - roots for at in [identity(folder)]}
+        return replace(known, seen={folder: at for folder, at in found.items() if at is not None})
 
     def confirm(self) -> None:
         """Raise SwappedError unless all folders are those that were seen, and lead where they led."""
         for folder, was in self.seen.items():
-            now = identity(folder)
-            Root(folder, was).confirm(now and now[: len(was)])
+            Root(folder, was).confirm(identity(folder))
         for path, led in self.leads.items():
             leads = os.path.realpath(path)
             if leads != led:
@@ -167,19 +201,14 @@ class Layout:
 
     def inside_media(self, path: str) -> Path:
         """Return the path, sure to stay below the media root. Raises RefusedPathError."""
-        return _inside(path, self.media_root)
+        return _inside(path, self.media_of(path).path)
 
     def inside_roots(self, path: str) -> Path:
-        """Return the path of an original, sure to stay below one of the two roots. Raises RefusedPathError."""
-        try:
-            return _inside(path, self.external_root)
-        except RefusedPathError:
-            return _inside(path, self.media_root)
-
-    def inside_external(self, path: str) -> Path:
-        """Return the path of a link of ours: its folder is sure to stay below the external root."""
-        folder, name = os.path.split(path)
-        return _inside(folder, self.external_root) / name
+        """Return the path of an original, sure to stay below one of the roots. Raises RefusedPathError."""
+        for root in self.external_roots:
+            with contextlib.suppress(RefusedPathError):
+                return _inside(path, root)
+        return self.inside_media(path)
 
 
 def identity(folder: Path) -> Identity | None:
@@ -205,9 +234,13 @@ def empty(folder: Path) -> str | None:
 def _inside(path: str, root: Path) -> Path:
     real_root = os.path.realpath(root)
     real = os.path.realpath(path)
-    if ".." in path.split("/") or (real != real_root and not real.startswith(real_root.rstrip("/") + "/")):
+    if ".." in path.split("/") or not _is_inside(real, real_root):
         raise RefusedPathError(f"the path {path!r} leads out of {str(root)!r}, to {real!r}")
     return Path(path)
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def path_checksum(path: str) -> bytes:

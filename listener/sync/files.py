@@ -69,12 +69,13 @@ def place(task: FileTask, layout: Layout, mode: LinkMode) -> How:
     try:
         source, target = layout.inside_media(task.source), layout.inside_media(task.target)
         real = Path(os.path.realpath(source))
-        with really_held(real, layout.media) as origin:
+        root = layout.media_of(task.target)
+        with really_held(real, layout.media_of(task.source)) as origin:
             if task.shared and mode != "copy":
-                how = _hardlink(origin, target, layout.media, mode)
+                how = _hardlink(origin, target, root, mode)
                 if how is not None:
                     return how
-            return _copy(origin, target, layout.media)
+            return _copy(origin, target, root)
     except RefusedPathError as error:
         raise FileProblemError("refused", str(error)) from error
     except FileNotFoundError as error:
@@ -186,7 +187,8 @@ class OriginalLinks:
         self._layout = layout
         self._prefix = target_prefix
         self._source_prefix = source_prefix
-        root = str(layout.external_root)
+        self._root = layout.external_of(target_prefix)
+        root = str(self._root.path)
         own = layout.leads_to(root) + target_prefix.removeprefix(root)
         self.directory = layout.leads_to(target_prefix) != own
 
@@ -231,8 +233,8 @@ class OriginalLinks:
         """
         try:
             target = self._own(path)
-            if not self._layout.external_root.is_dir() and self._layout.external.was is None:
-                raise FileProblemError("unmounted", f"{str(self._layout.external_root)!r} is not there: mount it")
+            if not self._root.path.is_dir() and self._root.was is None:
+                raise FileProblemError("unmounted", f"{str(self._root.path)!r} is not there: mount it")
             how: How = "unchanged"
 
             def link(entry: Entry) -> None:
@@ -248,7 +250,7 @@ class OriginalLinks:
                 make_link_alike(entry)
                 how = "symlink"
 
-            within(target, self._layout.external, link)
+            within(target, self._root, link)
         except FileExistsError as error:
             raise FileProblemError("in the way", _IN_THE_WAY.format(path)) from error
         except RefusedPathError as error:
@@ -263,7 +265,7 @@ class OriginalLinks:
         replaced: a link of ours is there already, wherever it leads. Raises FileProblemError.
         """
         try:
-            with held(self._own(path), self._layout.external) as entry:
+            with held(self._own(path), self._root) as entry:
                 there = _readlink(entry)
         except FileNotFoundError:
             return None
@@ -298,10 +300,11 @@ def remove_beside(layout: Layout, prefix: str, path: str) -> bool:
     Never another file. What lies behind a symlink that somebody put in the way is not ours any more. Raises
     FileProblemError.
     """
-    if not path.startswith(f"{layout.external_root}/"):
+    if not layout.is_external(path):
         return False
+    root = layout.external_of(path)
     try:
-        with held(Path(path), layout.external) as entry:
+        with held(Path(path), root) as entry:
             mode = entry.lstat().st_mode
             if not stat.S_ISLNK(mode) and not (stat.S_ISREG(mode) and path.endswith(".xmp")):
                 return False
@@ -309,7 +312,7 @@ def remove_beside(layout: Layout, prefix: str, path: str) -> bool:
         for folder in Path(path).parents:
             if not str(folder).startswith(prefix + "/"):
                 break
-            with held(folder, layout.external) as entry:
+            with held(folder, root) as entry:
                 os.rmdir(entry.name, dir_fd=entry.folder)
     except (FileNotFoundError, NotADirectoryError):
         return False
@@ -347,7 +350,7 @@ def remove_files(
             continue
         try:
             layout.inside_media(str(path.parent))
-            with really_held(path, layout.media) as entry:
+            with really_held(path, layout.media_of(str(path))) as entry:
                 entry.unlink()
             removed += 1
         except FileNotFoundError:

@@ -155,14 +155,13 @@ class Removal:
             "targets": uuids(target for _, target in copies),
             "own_sidecars": True,
         }
-        external = f"{self.layout.external_root}/"
         named = await self._named(connection, params)
         await marks.leave(
             connection,
             job,
             {
                 (source, target): [
-                    path for path in named.get(target, ()) if path.startswith(external) and path not in but
+                    path for path in named.get(target, ()) if self.layout.is_external(path) and path not in but
                 ]
                 for source, target in copies
             },

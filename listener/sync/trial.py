@@ -41,11 +41,12 @@ def problem(layout: Layout, prefix: str, originals: Sequence[str]) -> str | None
     ``originals`` if there is one that can be read, and to nothing else.
     """
     folder = Path(prefix)
-    while folder != layout.external_root and not os.path.lexists(folder):
+    root = layout.external_of(prefix)
+    while folder != root.path and not os.path.lexists(folder):
         folder = folder.parent
     original = next((path for path in originals if _readable(layout, path)), None)
     try:
-        with held(folder / f"{_mine(os.getpid())}{uuid4().hex[:8]}", layout.external) as entry:
+        with held(folder / f"{_mine(os.getpid())}{uuid4().hex[:8]}", root) as entry:
             _remove_left(entry)
             return _try(entry, folder, original)
     except RefusedPathError as error:

@@ -43,7 +43,7 @@ async def check(connection: Connection, settings: Settings) -> tuple[Finding, ..
     """Look at Immich, the triggers, the jobs and the folders. Raises RefusedError if this is no Immich's database."""
     found = await preflight.check_immich(connection)
     settings = await roots.as_immich_says(connection, settings)
-    layout = Layout(settings.media_root, settings.external_root)
+    layout = Layout.of(settings)
     guard = await preflight.guard_needed(connection, found, settings.jobs, layout)
     installed = await triggers.status(connection, guard=guard)
     findings = [*await _immich(settings), *_triggers(installed), *await asyncio.to_thread(_folders, layout)]
@@ -100,6 +100,7 @@ def _folders(layout: Layout) -> list[Finding]:
     for name, root in (
         ("UPLOAD_LOCATION_MOUNT", layout.media_root),
         ("EXTERNAL_LIBRARY_MOUNT", layout.external_root),
+        *(("EXTERNAL_LIBRARY_MOUNTS", root) for root in layout.more),
     ):
         todo = "Mount it as in Immich's server"
         try:
