@@ -167,6 +167,12 @@ async def _has_copies(connection: Connection, found: catalog.Catalog, job: Job) 
 
 
 def _folder_problems(job: Job, found: catalog.Catalog, layout: Layout, libraries: Sequence[Library]) -> Iterator[str]:
+    if not layout.holds(job.source_path_prefix):
+        mounts = ", ".join(str(root) for root in layout.external_roots)
+        yield (
+            f"source_path_prefix {job.source_path_prefix!r} lies under none of the mounts that the listener knows "
+            f"({mounts}): mount it at the same path as in Immich's server, and name that in EXTERNAL_LIBRARY_MOUNTS"
+        )
     where = f"target_path_prefix {job.target_path_prefix!r} leads through a symlink"
     match way(job, layout):
         case "elsewhere":

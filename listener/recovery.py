@@ -191,16 +191,19 @@ async def _remove_orphan_rows(at: _Job) -> int:
 def _surely_ours(at: _Job, rows: Sequence[tuple[UUID, str]]) -> list[tuple[UUID, str]]:
     if at.links.directory:
         return []
-    return [(id_, path) for id_, path in rows if _is_our_link(at.job, path)]
+    return [(id_, path) for id_, path in rows if _is_our_link(at, path)]
 
 
-def _our_links(job: Job) -> list[str]:
-    return [path for path in _walk(job.target_path_prefix) if _is_our_link(job, path)]
+def _our_links(at: _Job) -> list[str]:
+    return [path for path in _walk(at.job.target_path_prefix) if _is_our_link(at, path)]
 
 
-def _is_our_link(job: Job, path: str) -> bool:
+def _is_our_link(at: _Job, path: str) -> bool:
     """Tell whether a path is a symlink to where a link of ours at this path leads."""
-    return _leads_to(path, job.source_path_prefix + path.removeprefix(job.target_path_prefix))
+    try:
+        return at.layout.is_place_of(at.job, path, os.readlink(path))  # noqa: PTH115 - the text as it is
+    except OSError:
+        return False
 
 
 def _gone(source_id: UUID, target_id: UUID, path: str) -> Source:
@@ -231,7 +234,7 @@ async def _remove_orphan_links(at: _Job) -> int:
     """Remove links of ours that no row of the target names."""
     if at.links.directory:
         return 0
-    found = await asyncio.to_thread(_our_links, at.job)
+    found = await asyncio.to_thread(_our_links, at)
     removed = 0
     for page in _pages(found):
         rows = await fetch(at.connection, query("recovery", "paths_known"), {**at.params, "paths": page})

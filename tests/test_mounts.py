@@ -16,7 +16,6 @@ from listener.immich.api import Features
 from listener.immich.layout import Layout, SwappedError
 from listener.ops.http import Readiness
 from listener.ops.metrics import Metrics
-from listener.settings import Job
 from listener.sync.assets import WantedCopy
 from listener.sync.files import FileProblemError, OriginalLinks, remove_beside
 from listener.sync.placing import Placer
@@ -304,9 +303,9 @@ async def test_what_is_left_over_is_looked_for_again_where_a_disk_went_away(
     look_for = recovery._our_links
     with contextlib.ExitStack() as later:
 
-        def without(job: Job) -> list[str]:
+        def without(at: recovery._Job) -> list[str]:
             later.enter_context(away(roots.external, "empty"))
-            return look_for(job)
+            return look_for(at)
 
         async with await connect(carol.house.immich.conninfo) as connection:
             reconciler = await _reconciler(carol, connection)

@@ -7,9 +7,10 @@ it could lead out of its folder: by ``..``, by an empty part, or by a symlink.
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from uuid import UUID
 
 from listener.settings import Job, Settings
@@ -22,6 +23,8 @@ _FILE_FOLDERS = ("thumbs", "encoded-video")
 _MEDIA_FOLDERS = (*_FILE_FOLDERS, "upload", "library", "profile")
 # Folder below a target prefix for motion parts that are in no place of their job.
 _MOTION_PARTS = "motion-parts"
+# What `apart` puts at the end of a name.
+_APART = re.compile("~[0-9a-f]{8}$")
 # What tells a folder from another at the same path, as from the mount point below it: device and inode, or a device.
 Identity = tuple[int, ...]
 
@@ -84,7 +87,7 @@ class Layout:
         return Root(self.media_root, self.seen.get(self.media_root))
 
     def media_of(self, path: str) -> Root:
-        """Return the root of a file of Immich's: the media root, or where a symlink leads that one of its folders is."""
+        """Return the root of a file of Immich's: the media root, or where one of its folders leads, if out of it."""
         name = path.removeprefix(f"{self.media_root}/").partition("/")[0]
         if path.startswith(f"{self.media_root}/") and name in _MEDIA_FOLDERS:
             folder = self._elsewhere(name)
@@ -102,6 +105,10 @@ class Layout:
         holding = [root for root in self.external_roots if _is_inside(path, str(root))]
         root = max(holding, key=lambda each: len(str(each)), default=self.external_root)
         return Root(root, self.seen.get(root))
+
+    def holds(self, path: str) -> bool:
+        """Tell whether a path is one of the roots, or below one."""
+        return any(_is_inside(path, str(root)) for root in (self.media_root, *self.external_roots))
 
     def is_external(self, path: str) -> bool:
         """Tell whether a path is below one of the roots of external libraries."""
@@ -140,13 +147,15 @@ class Layout:
         return self.leads.get(path) or os.path.realpath(path)
 
     def relative(self, path: str, root: str) -> str:
-        """Return ``path`` below ``root``. Raises RefusedPathError if it is not plainly below it."""
+        """Return ``path`` below ``root``, without slashes and dots that mean nothing.
+
+        Raises RefusedPathError if it is not plainly below it.
+        """
         prefix = root.rstrip("/") + "/"
-        rest = path.removeprefix(prefix)
-        parts = rest.split("/")
-        if not path.startswith(prefix) or "\0" in path or any(part in {"", ".", ".."} for part in parts):
+        parts = [part for part in path.removeprefix(prefix).split("/") if part not in {"", "."}]
+        if not path.startswith(prefix) or "\0" in path or ".." in parts or not parts:
             raise RefusedPathError(f"the path {path!r} is not plainly below {root!r}")
-        return rest
+        return "/".join(parts)
 
     def copy_original(self, job: Job, source_original: str, motion_part: UUID | None = None) -> str:
         """Return the path of a copy's original: the source's, moved from the source prefix to the target prefix.
@@ -162,6 +171,14 @@ class Layout:
         if motion_part is not None and not source_original.startswith(job.source_path_prefix + "/"):
             return f"{job.target_path_prefix}/{_MOTION_PARTS}/{motion_part}{Path(source_original).suffix}"
         return f"{job.target_path_prefix}/{self.relative(source_original, job.source_path_prefix)}"
+
+    def is_place_of(self, job: Job, path: str, original: str) -> bool:
+        """Tell whether the link of a copy of this original is at this path, be it one that was set apart."""
+        place = PurePosixPath(path)
+        plain = place.with_name(f"{_APART.sub('', place.stem)}{place.suffix}")
+        with contextlib.suppress(RefusedPathError):
+            return self.copy_original(job, original) in {path, str(plain)}
+        return False
 
     def nowhere(self, job: Job, target_id: UUID, suffix: str) -> str:
         """Return a path at which nothing is, for a copy that is put away: its own place is free for another then."""
@@ -209,6 +226,12 @@ class Layout:
             with contextlib.suppress(RefusedPathError):
                 return _inside(path, root)
         return self.inside_media(path)
+
+
+def apart(path: str, source_id: UUID) -> str:
+    """Return the place of a copy whose own place, to the file system, is another one's: by the source's id."""
+    place = PurePosixPath(path)
+    return str(place.with_name(f"{place.stem}~{str(source_id)[:8]}{place.suffix}"))
 
 
 def identity(folder: Path) -> Identity | None:

@@ -21,6 +21,7 @@ from typing import Literal
 from listener.immich.layout import Layout, RefusedPathError, Root
 from listener.ops import logs
 from listener.sync.folders import MODE, Entry, held, make_alike, make_link_alike, really_held, within
+from listener.sync.names import is_anothers
 
 _limited = logs.Limited(logs.get("files"))
 
@@ -35,6 +36,7 @@ _LONGEST_PATH = 4095
 _LONGEST_NAME = 255
 _RIGHTS = "Check PUID and PGID, and who may write there"
 _IN_THE_WAY = "something that is not ours is in the way at {!r}: move it away"
+_ONE_NAME = "to this file system {!r} and another copy's link have one name: it gets another one at the next try"
 _TO_DO = {
     errno.ENOSPC: "Make room, or check with df -i that there are inodes",
     errno.EDQUOT: "Make room, or raise the quota",
@@ -243,6 +245,8 @@ class OriginalLinks:
                 if there == original:
                     return
                 if there is not None:
+                    if is_anothers(path, self._prefix):
+                        raise FileProblemError("one name", _ONE_NAME.format(path))
                     # No other name is used on the way: it could be one of the user's files. A crash between the two
                     # steps leaves no link, and the next sweep makes it.
                     entry.unlink()
@@ -258,6 +262,16 @@ class OriginalLinks:
         except OSError as error:
             raise FileProblemError(_kind(error), f"cannot make the link {path!r}: {_words(error)}") from error
         return how
+
+    def is_anothers(self, path: str) -> bool:
+        """Tell whether what is at the place of a link has another name, which this file system takes for the same.
+
+        Raises FileProblemError.
+        """
+        try:
+            return is_anothers(path, self._prefix)
+        except OSError as error:
+            raise FileProblemError(_kind(error), f"cannot look at {path!r}: {_words(error)}") from error
 
     def in_the_way(self, path: str, original: str | None, *, replaced: bool) -> str | None:
         """Return in words what is at the place of a link and is none of ours; None where there is nothing, or ours.
@@ -278,7 +292,8 @@ class OriginalLinks:
         return None if replaced or there in {None, original} else _IN_THE_WAY.format(path)
 
     def _own(self, path: str) -> Path:
-        self._layout.relative(path, self._prefix)
+        if self._layout.relative(path, self._prefix) != path.removeprefix(self._prefix + "/"):
+            raise RefusedPathError(f"the path {path!r} is not plainly below {self._prefix!r}")
         return Path(path)
 
 
@@ -307,6 +322,8 @@ def remove_beside(layout: Layout, prefix: str, path: str) -> bool:
         with held(Path(path), root) as entry:
             mode = entry.lstat().st_mode
             if not stat.S_ISLNK(mode) and not (stat.S_ISREG(mode) and path.endswith(".xmp")):
+                return False
+            if is_anothers(path, prefix):
                 return False
             entry.unlink()
         for folder in Path(path).parents:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-from listener.immich.layout import Layout, RefusedPathError
+from listener.immich.layout import Layout, RefusedPathError, apart
 from listener.ops import logs
 from listener.ops.metrics import Metrics
 from listener.settings import Job
@@ -49,11 +49,12 @@ class Placer:
         ]
 
     def paths(self, job: Job, sources: Sequence[Source]) -> list[str]:
-        """Return the places of these copies' originals; without those that are refused, which placing tells."""
+        """Return the places that these copies' originals may have; none of those refused, which placing tells."""
         found = []
         for source in sources:
             with contextlib.suppress(RefusedPathError):
-                found.append(self.layout.copy_original(job, str(source.original), source.id if source.hidden else None))
+                path = self.layout.copy_original(job, str(source.original), source.id if source.hidden else None)
+                found += [path, apart(path, source.id)]
         return found
 
     def copies(
@@ -148,6 +149,9 @@ class Placer:
         self, job: Job, links: OriginalLinks, source: Source, files: Sequence[SourceFile], ours: Container[str]
     ) -> WantedCopy:
         path = self.layout.copy_original(job, str(source.original), source.id if source.hidden else None)
+        # One that was set apart stays there: its name is as good as another.
+        if not links.directory and (source.copy_original == apart(path, source.id) or links.is_anothers(path)):
+            path = apart(path, source.id)
         # Said before anything is made: a copy whose original cannot be linked is none.
         if not links.directory and not fits(path):
             raise FileProblemError(

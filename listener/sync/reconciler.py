@@ -17,7 +17,7 @@ from uuid import UUID
 from listener.database import Connection, fetch, query, uuids
 from listener.immich.api import Features
 from listener.immich.catalog import Catalog
-from listener.immich.layout import Layout, RefusedPathError
+from listener.immich.layout import Layout, RefusedPathError, apart
 from listener.ops import logs
 from listener.ops.metrics import Metrics
 from listener.settings import Job, RemovalLimit
@@ -362,7 +362,7 @@ class Reconciler:
 
     def _places(self, job: Job, source: Source) -> list[str]:
         path = self._path(job, source)
-        return [path] if path is not None else []
+        return [path, apart(path, source.id)] if path is not None else []
 
     def _path(self, job: Job, source: Source) -> str | None:
         try:

@@ -32,7 +32,14 @@ from listener.tools.verify_files import (
 )
 from listener.tools.verify_ids import read_our_ids
 from listener.tools.verify_model import Difference, Pair, Report, SourceAsset, render
-from listener.tools.verify_motion import FOR_A_WHILE, expected_original, judge_motion_parts, users_of, with_same_content
+from listener.tools.verify_motion import (
+    FOR_A_WHILE,
+    also_expected,
+    expected_original,
+    judge_motion_parts,
+    users_of,
+    with_same_content,
+)
 from listener.tools.verify_own import read_own
 from listener.tools.verify_people import judge_people
 from listener.tools.verify_rows import RowJudge
@@ -219,6 +226,8 @@ def _match(
             found.append(Difference("map.parked", job.name, copy.source, copy.target, "noted as away, and is shared"))
         source = sources[job.name][copy.source]
         path = expected_original(job, source)
+        if copy.path == (other := also_expected(path, source.id)):
+            path = other
         pairs.append(
             Pair(job, copy.source, copy.target, source.path, path, source.motion, source.live, source.extracted)
         )

@@ -8,6 +8,7 @@ import filecmp
 import hashlib
 import os
 import stat
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,7 +159,7 @@ def check_originals(
                 )
             # A motion part from elsewhere is its still's, wherever it lies.
             placed = _below(pair.source_path, pair.job.source_path_prefix)
-            if pair.job.kind == "uploads" and placed and not _below(folders.real(pair.source_path), real_media):
+            if pair.job.kind == "uploads" and placed and not _below_media(folders, pair.source_path, media_root):
                 yield pair.differs("source.path", f"{pair.source_path} leads out of the media root")
         if path == pair.path and (fault := _link_fault(pair, source is not None, folders, real_media)):
             yield pair.differs(*fault)
@@ -182,6 +183,23 @@ def _link_fault(pair: Pair, there: bool, folders: "_Folders", real_media: str) -
     return None
 
 
+def _below_media(folders: "_Folders", path: str, media_root: Path) -> bool:
+    """Tell whether a file is below the media root, or where its folder there leads, as to another disk."""
+    folder = path.removeprefix(f"{media_root}/").partition("/")[0]
+    real = folders.real(path)
+    return any(_below(real, os.path.realpath(root)) for root in (media_root, media_root / folder))
+
+
+def _is_named(path: str, named: Collection[str]) -> bool:
+    """Tell whether rows name a link by another name, which its file system takes for the same."""
+    alike = [name for name in named if _alike(name) == _alike(path)]
+    return any(os.path.samestat(os.lstat(name), os.lstat(path)) for name in alike if os.path.lexists(name))
+
+
+def _alike(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def find_orphan_links(jobs: Iterable[Job], named: Collection[str], media_root: Path) -> Iterator[Difference]:
     """Find symlinks under the jobs' target prefixes that no row of the target names.
 
@@ -192,7 +210,8 @@ def find_orphan_links(jobs: Iterable[Job], named: Collection[str], media_root: P
         if _below(prefix, os.path.realpath(job.source_path_prefix)) or _below(prefix, os.path.realpath(media_root)):
             continue
         for path in _walk(job.target_path_prefix):
-            if path not in named and os.path.islink(path) and not os.path.isdir(path):  # noqa: PTH112, PTH114
+            orphan = path not in named and os.path.islink(path) and not os.path.isdir(path)  # noqa: PTH112, PTH114
+            if orphan and not _is_named(path, named):
                 yield Difference("original.orphan", job.name, None, None, f"{path} belongs to no row")
 
 
@@ -223,8 +242,8 @@ def leads_to_source(job: Job) -> bool:
 
 
 def unsafe(path: str) -> bool:
-    """Return True for a path with an empty part or a ``..``: it may leave its prefix."""
-    return not {"", ".."}.isdisjoint(path.split("/")[1:])
+    """Return True for a path with a ``..``: it may leave its prefix."""
+    return ".." in path.split("/")
 
 
 def _stat(path: str) -> os.stat_result | None:

@@ -4,6 +4,7 @@ An iPhone's is a file of its own beside the still; Android's is inside the still
 folder of its own.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
@@ -90,7 +91,14 @@ def expected_original(job: Job, source: SourceAsset) -> str:
     """Return where the original of a copy belongs: a motion part from elsewhere has a place by its id."""
     if source.motion and not source.path.startswith(job.source_path_prefix + "/"):
         return f"{job.target_path_prefix}/motion-parts/{source.id}{Path(source.path).suffix}"
-    return job.target_path_prefix + source.path.removeprefix(job.source_path_prefix)
+    rest = source.path.removeprefix(job.source_path_prefix)
+    return job.target_path_prefix + re.sub("(/[.]?)+/", "/", rest)
+
+
+def also_expected(path: str, source: UUID) -> str:
+    """Return where a link is whose own place another one has, to a file system that does not tell their names apart."""
+    place = Path(path)
+    return str(place.with_name(f"{place.stem}~{str(source)[:8]}{place.suffix}"))
 
 
 async def with_same_content(
