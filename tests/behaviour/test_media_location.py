@@ -63,8 +63,12 @@ def copies(home: Home) -> dict[UUID, tuple[object, ...]]:
 def pauses(home: Home, words: str) -> None:
     readiness = home.service.readiness
     eventually(lambda: words in " ".join(readiness.reasons), within=WITHIN, describe=lambda: readiness.reasons)
+    eventually(lambda: paused(home) == {"photos", "uploads"}, within=WITHIN, describe=lambda: readiness.reasons)
+
+
+def paused(home: Home) -> set[str]:
     samples = [sample for metric in home.service.metrics.paused.collect() for sample in metric.samples]
-    assert {sample.labels["job"] for sample in samples if sample.value == 1} == {"photos", "uploads"}
+    return {sample.labels["job"] for sample in samples if sample.value == 1}
 
 
 def sweep(home: Home) -> None:
