@@ -24,7 +24,8 @@ from listener.database import Connection, fetch, query, statement, uuids, writin
 from listener.immich.layout import Layout, path_checksum
 from listener.ops import logs
 from listener.settings import Job
-from listener.sync.files import FileProblemError, OriginalLinks, remove_beside, remove_files
+from listener.sync.clearing import remove_beside, remove_files
+from listener.sync.files import FileProblemError, OriginalLinks
 from listener.sync.plan import Source, job_params
 from listener.sync.reconciler import Reconciler
 from listener.sync.rules import LOCKABLE

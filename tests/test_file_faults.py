@@ -10,7 +10,8 @@ import pytest
 
 from listener.immich.layout import Layout, RefusedPathError, SwappedError
 from listener.sync import folders
-from listener.sync.files import FileProblemError, FileTask, OriginalLinks, fits, place, remove_beside, remove_files
+from listener.sync.clearing import remove_beside, remove_files
+from listener.sync.files import FileProblemError, FileTask, OriginalLinks, fits, place
 from listener.sync.folders import Entry, held, within
 
 pytest_plugins = ("tests.file_fixtures",)

@@ -14,8 +14,10 @@ import pytest
 
 from listener.immich.layout import Layout, Root
 from listener.sync import files
-from listener.sync.files import FileProblemError, FileTask, place, remove_files
+from listener.sync.clearing import remove_files
+from listener.sync.files import FileProblemError, FileTask, place
 from listener.sync.folders import held
+from listener.sync.means import CANNOT, Means
 from tests.conftest import Roots
 
 pytest_plugins = ("tests.file_fixtures",)
@@ -92,7 +94,7 @@ def test_another_file_in_the_place_of_a_link_is_replaced_and_not_written_to(layo
     assert same_inode(pair.source, pair.target)
 
 
-@pytest.mark.parametrize("number", [errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES])
+@pytest.mark.parametrize("number", sorted(CANNOT))
 def test_where_hardlinks_cannot_be_there_is_a_copy(
     layout: Layout, pair: Pair, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -112,16 +114,17 @@ def test_where_hardlinks_cannot_be_there_is_a_copy(
     assert not pair.target.exists()
 
 
-def test_any_other_trouble_with_a_hardlink_is_no_reason_to_copy(
-    layout: Layout, pair: Pair, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_want_of_room_is_no_reason_to_copy(
+    layout: Layout, pair: Pair, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(FileProblemError) as refused:
         place(pair.task(), layout, "auto")
-    assert refused.value.kind == "EIO"
+    assert refused.value.kind == errno.errorcode[number]
     assert not pair.target.exists()
 
 
@@ -138,13 +141,14 @@ def other_filesystem() -> Iterator[Path]:
 def test_across_file_systems_a_hardlink_gives_way_to_a_copy(pair: Pair, other_filesystem: Path) -> None:
     """As where thumbs lie on a disk of their own. The walls are left out: two file systems have no root of ours."""
     target = other_filesystem / "bob" / "b.jpeg"
+    root, means = Root(other_filesystem), Means()
     with held(pair.source, Root(pair.source.parent)) as origin:
-        assert files._hardlink(origin, target, Root(other_filesystem), "auto") is None
-        assert files._copy(origin, target, Root(other_filesystem)) == "copy"
+        assert files._hardlink(origin, pair.source, target, root, "auto", means) is None
+        assert files._copy(origin, target, root, means) == "copy"
         assert (target.read_bytes(), target.stat().st_mtime_ns) == (b"picture", OLD_NS)
-        assert files._copy(origin, target, Root(other_filesystem)) == "unchanged"
+        assert files._copy(origin, target, root, means) == "unchanged"
         with pytest.raises(OSError, match="cross-device") as refused:
-            files._hardlink(origin, other_filesystem / "c.jpeg", Root(other_filesystem), "hardlink")
+            files._hardlink(origin, pair.source, other_filesystem / "c.jpeg", root, "hardlink", means)
     assert refused.value.errno == errno.EXDEV
 
 

@@ -17,7 +17,8 @@ from listener.immich.layout import Layout, SwappedError
 from listener.ops.http import Readiness
 from listener.ops.metrics import Metrics
 from listener.sync.assets import WantedCopy
-from listener.sync.files import FileProblemError, OriginalLinks, remove_beside
+from listener.sync.clearing import remove_beside
+from listener.sync.files import FileProblemError, OriginalLinks
 from listener.sync.placing import Placer
 from listener.sync.reconciler import Reconciler
 from tests.conftest import ImmichDatabase, Roots, eventually, eventually_async

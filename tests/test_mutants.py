@@ -224,7 +224,7 @@ def test_what_a_test_reaches_is_found_by_running_it(tmp_path: Path) -> None:
     tree.test(["-p", "reached", test], {}, within=60)
     reach = Reach.of_run(tree.folder / "reached", {"tests/test_files.py": "its digest"})
     assert reach.tests["listener/sync/files.py:place"] == [test]
-    assert "listener/sync/files.py:remove_files" not in reach.tests
+    assert "listener/sync/clearing.py:remove_files" not in reach.tests
     assert reach.stale({"tests/test_files.py": "its digest", "tests/test_path.py": "its digest"}) == [
         "tests/test_path.py"
     ]

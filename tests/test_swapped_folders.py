@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from listener.immich.layout import Layout
-from listener.sync.files import FileProblemError, FileTask, OriginalLinks, place, remove_beside, remove_files
+from listener.sync.clearing import remove_beside, remove_files
+from listener.sync.files import FileProblemError, FileTask, OriginalLinks, place
 from tests.tracing import everything
 
 CALLS = (

@@ -49,12 +49,13 @@ class PlacedFile:
 class WantedCopy:
     """A copy whose files are in place and whose rows are to be written.
 
-    path: of the copy's original. modified_ns: of the original file. encoded: the copy's asset.encodedVideoPath.
+    path: of the copy's original. modified_ns: of the original file; None: as the source's row has it.
+    encoded: the copy's asset.encodedVideoPath.
     """
 
     source: Source
     path: str
-    modified_ns: int
+    modified_ns: int | None
     encoded: str | None
     files: tuple[PlacedFile, ...]
 
@@ -200,7 +201,7 @@ class Rows:
             "originals": [copy.path for copy in copies],
             "source_paths": [source.original for source in sources],
             "checksums": [path_checksum(copy.path) for copy in copies],
-            "modified": [_to_millisecond(copy.modified_ns) for copy in copies],
+            "modified": [None if copy.modified_ns is None else _to_millisecond(copy.modified_ns) for copy in copies],
             "encoded": [copy.encoded for copy in copies],
             "file_ids": uuids(file.source_file_id for _, file in files),
             "file_targets": uuids(target_id for target_id, _ in files),

@@ -13,14 +13,16 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from listener.immich.layout import Layout, RefusedPathError, Root
 from listener.ops import logs
-from listener.sync.folders import MODE, Entry, held, make_alike, make_link_alike, really_held, within
+from listener.sync.folders import MODE, Entry, give_time, held, make_alike, make_link_alike, really_held, within
+from listener.sync.means import CANNOT, Means
 from listener.sync.names import is_anothers
 
 _limited = logs.Limited(logs.get("files"))
@@ -28,12 +30,14 @@ _limited = logs.Limited(logs.get("files"))
 LinkMode = Literal["auto", "hardlink", "copy"]
 How = Literal["unchanged", "hardlink", "reflink", "copy", "symlink", "removed"]
 
-# A hardlink cannot be: another filesystem or bind mount, not permitted, not supported, too many links.
-_NO_HARDLINK = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
+_CHUNK = 1 << 20
 _FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file (btrfs, XFS)
 # Linux: a path, and a name in it, in bytes.
 _LONGEST_PATH = 4095
 _LONGEST_NAME = 255
+# The first moment of year 1, and that of year 10000: what a date can say. Some file systems hold others.
+_FIRST_NS = -62_135_596_800 * 10**9
+_END_NS = 253_402_300_800 * 10**9
 _RIGHTS = "Check PUID and PGID, and who may write there"
 _IN_THE_WAY = "something that is not ours is in the way at {!r}: move it away"
 _ONE_NAME = "to this file system {!r} and another copy's link have one name: it gets another one at the next try"
@@ -66,41 +70,49 @@ class FileTask:
     shared: bool
 
 
-def place(task: FileTask, layout: Layout, mode: LinkMode) -> How:
-    """Make the target file what the source file is. Raises FileProblemError."""
+def place(task: FileTask, layout: Layout, mode: LinkMode, means: Means | None = None) -> How:
+    """Make the target file what the source file is. Raises FileProblemError.
+
+    means: what is known of the file systems, and what is found out now.
+    """
+    means = means or Means()
     try:
         source, target = layout.inside_media(task.source), layout.inside_media(task.target)
         real = Path(os.path.realpath(source))
         root = layout.media_of(task.target)
         with really_held(real, layout.media_of(task.source)) as origin:
             if task.shared and mode != "copy":
-                how = _hardlink(origin, target, root, mode)
+                how = _hardlink(origin, real, target, root, mode, means)
                 if how is not None:
                     return how
-            return _copy(origin, target, root)
+            return _copy(origin, target, root, means)
     except RefusedPathError as error:
         raise FileProblemError("refused", str(error)) from error
     except FileNotFoundError as error:
         raise FileProblemError("missing", f"the file {task.source!r} is missing") from error
     except OSError as error:
         raise FileProblemError(
-            _kind(error), f"cannot make {task.target!r} from {task.source!r}: {_words(error)}"
+            kind_of(error), f"cannot make {task.target!r} from {task.source!r}: {words_of(error)}"
         ) from error
 
 
-def _kind(error: OSError) -> str:
+def kind_of(error: OSError) -> str:
+    """Return the kind of failure that an error is."""
     return errno.errorcode.get(error.errno or 0, "os")
 
 
-def _words(error: OSError) -> str:
+def words_of(error: OSError) -> str:
+    """Return what is wrong, and what to do."""
     text, todo = error.strerror or str(error), _TO_DO.get(error.errno or 0)
     return f"{text}. {todo}: then it is done by itself" if todo else text
 
 
-def _hardlink(origin: Entry, target: Path, root: Root, mode: LinkMode) -> How | None:
+def _hardlink(origin: Entry, source: Path, target: Path, root: Root, mode: LinkMode, means: Means) -> How | None:
     with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(target.lstat(), _file(origin)):
             return "unchanged"
+    if mode == "auto" and not means.links(source, target):
+        return None
 
     def link(partial: Entry) -> None:
         os.link(origin.name, partial.name, src_dir_fd=origin.folder, dst_dir_fd=partial.folder, follow_symlinks=False)
@@ -108,18 +120,34 @@ def _hardlink(origin: Entry, target: Path, root: Root, mode: LinkMode) -> How | 
     try:
         _by_a_rename(target, root, link)
     except OSError as error:
-        if mode == "auto" and error.errno in _NO_HARDLINK:
+        if mode == "auto" and error.errno in CANNOT:
+            means.no_link(source, target, error, partial(_probe, target, root))
             return None
         raise
     return "hardlink"
 
 
-def _copy(origin: Entry, target: Path, root: Root) -> How:
+def _probe(target: Path, root: Root) -> None:
+    """Make a file and a hardlink to it where a file is to be, and remove both. Raises OSError."""
+
+    def probe(entry: Entry) -> None:
+        one, two = entry.beside(f"{entry.name[:40]}.one.partial"), entry.beside(f"{entry.name[:40]}.two.partial")
+        try:
+            os.close(one.open(os.O_WRONLY | os.O_CREAT))
+            two.unlink(missing_ok=True)
+            os.link(one.name, two.name, src_dir_fd=one.folder, dst_dir_fd=two.folder, follow_symlinks=False)
+        finally:
+            one.unlink(missing_ok=True)
+            two.unlink(missing_ok=True)
+
+    within(target, root, probe, really_held)
+
+
+def _copy(origin: Entry, target: Path, root: Root, means: Means) -> How:
     like = _file(origin)
     # The copy carries its source's time: size and time tell whether it is still the same.
     with contextlib.suppress(FileNotFoundError):
-        now = target.lstat()
-        if (now.st_size, now.st_mtime_ns) == (like.st_size, like.st_mtime_ns) and not os.path.samestat(now, like):
+        if means.same(origin, like, target, target.lstat()):
             return "unchanged"
     how: How = "copy"
 
@@ -130,17 +158,28 @@ def _copy(origin: Entry, target: Path, root: Root) -> How:
             open(origin.open(os.O_RDONLY), "rb") as read,  # noqa: PTH123 - a descriptor has no path
             open(partial.open(os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as write,  # noqa: PTH123
         ):
-            try:
-                fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
-                how = "reflink"
-            except OSError:
-                shutil.copyfileobj(read, write, 1 << 20)
+            device = os.fstat(write.fileno()).st_dev
+            how = _fill(read, write, like.st_dev, device, means)
             write.flush()
             make_alike(write.fileno(), like, like.st_mode & MODE)
-            os.utime(write.fileno(), ns=(like.st_atime_ns, like.st_mtime_ns))
+            if not give_time(write.fileno(), like):
+                means.no_times(device)
 
     _by_a_rename(target, root, fill)
     return how
+
+
+def _fill(read: BinaryIO, write: BinaryIO, source: int, target: int, means: Means) -> How:
+    """Bring the bytes of one file into another: by sharing blocks between the devices, or by copying."""
+    if means.clones(source, target):
+        try:
+            fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
+        except OSError as error:
+            means.no_clone(source, target, error)
+        else:
+            return "reflink"
+    shutil.copyfileobj(read, write, _CHUNK)
+    return "copy"
 
 
 def _file(origin: Entry) -> os.stat_result:
@@ -198,20 +237,25 @@ class OriginalLinks:
         """Tell whether a path is below the target prefix."""
         return path.startswith(self._prefix + "/")
 
-    def modified_ns(self, original: str) -> int:
-        """Return the modification time of a source's original in ns. Raises FileProblemError."""
+    def modified_ns(self, original: str) -> int | None:
+        """Return the modification time of a source's original in ns; None for one that cannot be read or written down.
+
+        Raises FileProblemError where there is no original, or none that may be shared.
+        """
         try:
-            found = self._layout.inside_roots(original).lstat()
-            if not stat.S_ISLNK(found.st_mode):
-                return found.st_mtime_ns
-            self._refuse_way_out(original)
-            return Path(original).stat().st_mtime_ns
+            found: os.stat_result | None = self._layout.inside_roots(original).lstat()
+            if found is not None and stat.S_ISLNK(found.st_mode):
+                self._refuse_way_out(original)
+                found = _behind(original)
         except RefusedPathError as error:
             raise FileProblemError("refused", str(error)) from error
         except FileNotFoundError as error:
             raise FileProblemError("missing", f"the original {original!r} is missing") from error
         except OSError as error:
-            raise FileProblemError(_kind(error), f"cannot read the original {original!r}: {_words(error)}") from error
+            raise FileProblemError(
+                kind_of(error), f"cannot read the original {original!r}: {words_of(error)}"
+            ) from error
+        return found.st_mtime_ns if found is not None and _FIRST_NS <= found.st_mtime_ns < _END_NS else None
 
     def _refuse_way_out(self, original: str) -> None:
         """Raise FileProblemError for a link that leads out of the source prefix, and out of its own folder."""
@@ -260,7 +304,7 @@ class OriginalLinks:
         except RefusedPathError as error:
             raise FileProblemError("refused", str(error)) from error
         except OSError as error:
-            raise FileProblemError(_kind(error), f"cannot make the link {path!r}: {_words(error)}") from error
+            raise FileProblemError(kind_of(error), f"cannot make the link {path!r}: {words_of(error)}") from error
         return how
 
     def is_anothers(self, path: str) -> bool:
@@ -271,7 +315,7 @@ class OriginalLinks:
         try:
             return is_anothers(path, self._prefix)
         except OSError as error:
-            raise FileProblemError(_kind(error), f"cannot look at {path!r}: {_words(error)}") from error
+            raise FileProblemError(kind_of(error), f"cannot look at {path!r}: {words_of(error)}") from error
 
     def in_the_way(self, path: str, original: str | None, *, replaced: bool) -> str | None:
         """Return in words what is at the place of a link and is none of ours; None where there is nothing, or ours.
@@ -288,13 +332,24 @@ class OriginalLinks:
         except RefusedPathError as error:
             raise FileProblemError("refused", str(error)) from error
         except OSError as error:
-            raise FileProblemError(_kind(error), f"cannot read the link {path!r}: {_words(error)}") from error
+            raise FileProblemError(kind_of(error), f"cannot read the link {path!r}: {words_of(error)}") from error
         return None if replaced or there in {None, original} else _IN_THE_WAY.format(path)
 
     def _own(self, path: str) -> Path:
         if self._layout.relative(path, self._prefix) != path.removeprefix(self._prefix + "/"):
             raise RefusedPathError(f"the path {path!r} is not plainly below {self._prefix!r}")
         return Path(path)
+
+
+def _behind(original: str) -> os.stat_result | None:
+    """Return what a link leads to, None where that cannot be asked. Raises FileNotFoundError."""
+    try:
+        return Path(original).stat()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        _limited.warning("the time of an original cannot be read: Immich's own is taken", reason=error.strerror)
+        return None
 
 
 def _readlink(entry: Entry) -> str | None:
@@ -307,74 +362,3 @@ def _readlink(entry: Entry) -> str | None:
         if error.errno == errno.EINVAL:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
         raise
-
-
-def remove_beside(layout: Layout, prefix: str, path: str) -> bool:
-    """Remove the link of a copy, or the XMP beside it, and folders below ``prefix`` that are empty then.
-
-    Never another file. What lies behind a symlink that somebody put in the way is not ours any more. Raises
-    FileProblemError.
-    """
-    if not layout.is_external(path):
-        return False
-    root = layout.external_of(path)
-    try:
-        with held(Path(path), root) as entry:
-            mode = entry.lstat().st_mode
-            if not stat.S_ISLNK(mode) and not (stat.S_ISREG(mode) and path.endswith(".xmp")):
-                return False
-            if is_anothers(path, prefix):
-                return False
-            entry.unlink()
-        for folder in Path(path).parents:
-            if not str(folder).startswith(prefix + "/"):
-                break
-            with held(folder, root) as entry:
-                os.rmdir(entry.name, dir_fd=entry.folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except RefusedPathError as error:
-        _limited.warning("links of copies that are gone lie behind a symlink now: they are left", reason=str(error))
-        return False
-    except OSError as error:
-        # The folder is still needed, or another batch was faster.
-        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-            raise FileProblemError(_kind(error), f"cannot remove {path!r}: {_words(error)}") from error
-    return True
-
-
-def remove_files(
-    layout: Layout, folders: Sequence[Path], id_: str, named: Sequence[str], *, but: Container[str] = ()
-) -> int:
-    """Remove the generated files of one copy or person: those given and any other named by its id, ``but`` these.
-
-    Folders stay, also empty ones: Immich may just be about to write there. Returns how many files were removed.
-    Raises FileProblemError, and SwappedError where a disk came or went meanwhile: what was not found may be there.
-    """
-    media = f"{layout.media_root}/"
-    paths = {Path(path) for path in named if path.startswith(media) and id_ in Path(path).name}
-    for folder in folders:
-        try:
-            with os.scandir(folder) as entries:
-                paths.update(folder / entry.name for entry in entries if entry.name.startswith(id_))
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            raise FileProblemError(_kind(error), f"cannot look through {str(folder)!r}: {_words(error)}") from error
-    removed = 0
-    for path in paths:
-        if str(path) in but:
-            continue
-        try:
-            layout.inside_media(str(path.parent))
-            with really_held(path, layout.media_of(str(path))) as entry:
-                entry.unlink()
-            removed += 1
-        except FileNotFoundError:
-            continue
-        except RefusedPathError as error:
-            raise FileProblemError("refused", str(error)) from error
-        except OSError as error:
-            raise FileProblemError(_kind(error), f"cannot remove {str(path)!r}: {_words(error)}") from error
-    layout.confirm()
-    return removed

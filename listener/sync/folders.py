@@ -28,6 +28,9 @@ _ATTEMPTS = 5
 MODE = 0o775
 _SETGID = 0o2000
 _once = logs.Limited(log, period=math.inf)
+# Root without the right to, or a file system that knows no owners.
+_OWNERS = "files cannot be given the owner and mode of those around them: set PUID and PGID to Immich's user"
+_TIMES = "files cannot be given the times of those they are copied from: they are compared by their bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,12 @@ def make_alike(made: int, neighbour: os.stat_result, mode: int) -> None:
         if now & MODE != mode:
             os.fchmod(made, mode | now & _SETGID)
 
-    _changed(change)
+    _changed(change, _OWNERS)
+
+
+def give_time(made: int, like: os.stat_result) -> bool:
+    """Give a file that we made and have open the time of another one. Tell whether this file system lets us."""
+    return _changed(lambda: os.utime(made, ns=(like.st_atime_ns, like.st_mtime_ns)), _TIMES)
 
 
 def make_link_alike(link: Entry) -> None:
@@ -131,20 +139,19 @@ def make_link_alike(link: Entry) -> None:
         if os.geteuid() == 0:
             os.chown(link.name, around.st_uid, around.st_gid, dir_fd=link.folder, follow_symlinks=False)
 
-    _changed(change)
+    _changed(change, _OWNERS)
 
 
-def _changed(change: Callable[[], None]) -> None:
+def _changed(change: Callable[[], None], words: str) -> bool:
+    """Change what is only an attribute: where that is refused, the file is there all the same."""
     try:
         change()
     except FileNotFoundError:
         raise
-    except OSError as error:
-        # Root without the right to, or a file system that knows no owners. The file is there all the same.
-        _once.warning(
-            "files cannot be given the owner and mode of those around them: set PUID and PGID to Immich's user",
-            reason=error.strerror,
-        )
+    except (OSError, OverflowError) as error:
+        _once.warning(words, reason=error.strerror if isinstance(error, OSError) else str(error))
+        return False
+    return True
 
 
 def _step(folder: int, name: str, path: Path, *, make: bool) -> int:

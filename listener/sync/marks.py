@@ -29,7 +29,8 @@ from listener.immich.layout import Layout, SwappedError
 from listener.ops import logs
 from listener.ops.metrics import Metrics
 from listener.settings import Job
-from listener.sync.files import FileProblemError, remove_beside, remove_files
+from listener.sync.clearing import remove_beside, remove_files
+from listener.sync.files import FileProblemError
 from listener.sync.plan import Source, batch_params, job_params
 
 log = logs.get("marks")

@@ -17,6 +17,7 @@ from listener.ops.metrics import Metrics
 from listener.settings import Job
 from listener.sync.assets import PlacedFile, WantedCopy
 from listener.sync.files import FileProblemError, FileTask, LinkMode, OriginalLinks, fits, place
+from listener.sync.means import Means
 from listener.sync.people import Person
 from listener.sync.plan import Source, SourceFile
 
@@ -38,6 +39,7 @@ class Placer:
     layout: Layout
     mode: LinkMode
     metrics: Metrics
+    means: Means = field(default_factory=Means)
     once: logs.Limited = field(default_factory=lambda: logs.Limited(log, period=math.inf))
 
     def unmade(self, job: Job, sources: Sequence[Source], files: Mapping[UUID, Sequence[SourceFile]]) -> list[Source]:
@@ -183,9 +185,10 @@ class Placer:
         return target
 
     def _place(self, task: FileTask) -> None:
-        how = place(task, self.layout, self.mode)
+        how = place(task, self.layout, self.mode, self.means)
         self.metrics.files.labels(how=how).inc()
-        if task.shared and self.mode == "auto" and how in {"reflink", "copy"}:
+        apart = not self.means.links(Path(os.path.realpath(task.source)), Path(task.target))
+        if task.shared and self.mode == "auto" and how in {"reflink", "copy"} and apart:
             self.once.warning(
                 "hardlinks cannot be made here: files of copies take space of their own. The thumbnails of all users "
                 "must lie on one file system and in one mount",

@@ -65,7 +65,7 @@ _ASSET = Rule(
         "deviceId": "'Library Import'",
         "deviceAssetId": 'source."originalFileName"',
         # As the file has it, or a library scan would process the copy anew.
-        "fileModifiedAt": "batch.modified",
+        "fileModifiedAt": 'coalesce(batch.modified, source."fileModifiedAt")',
         # Groups of duplicates have no owner: the copy would join the source's.
         "duplicateId": "NULL",
         "stackId": "NULL",

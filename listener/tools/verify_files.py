@@ -21,6 +21,10 @@ GENERATED_FOLDERS = ("thumbs", "encoded-video")
 """Folders below the media root where Immich keeps what it makes, by owner."""
 
 
+# The seconds that a date can say: from the year 1 to 9999.
+_FIRST, _END = -62_135_596_800, 253_402_300_800
+
+
 @dataclass(frozen=True, slots=True)
 class GeneratedFile:
     """A file of the copy and the file of the source it was made from.
@@ -152,7 +156,8 @@ def check_originals(
         source = _stat(pair.source_path)
         if source is not None:
             off = abs(modified * 1000 - source.st_mtime_ns)
-            if off > 500_000 or modified % 1000:
+            # What no date can say, Immich has in its own words.
+            if _FIRST <= source.st_mtime < _END and (off > 500_000 or modified % 1000):
                 yield pair.differs(
                     "asset.fileModifiedAt",
                     f"is {modified / 1e6:.6f} s, the original's is {source.st_mtime_ns / 1e9:.6f} s",
