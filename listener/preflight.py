@@ -233,7 +233,7 @@ async def guard_needed(
     """
     if not keeps_offline(found):
         return False
-    if any(empty(root) for root in layout.external_roots):
+    if any(empty(layout.external_of(job.target_path_prefix).path) for job in jobs):
         return None  # not mounted: a guard that is there stays
     return any(way(job, layout) == "directory" for job in jobs) or await endangered(connection, layout) > 0
 

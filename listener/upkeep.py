@@ -36,7 +36,8 @@ async def note_guarded(connection: Connection, prefixes: Iterable[str], layout: 
 
 
 def _guarded(prefixes: Iterable[str], layout: Layout) -> str | None:
-    if any(empty(root) for root in layout.external_roots):
+    prefixes = [*prefixes]
+    if any(empty(layout.external_of(prefix).path) for prefix in prefixes):
         return None
     return json.dumps(sorted(prefix for prefix in prefixes if OriginalLinks(layout, prefix).directory))
 
