@@ -208,3 +208,27 @@ def test_nothing_is_read_but_the_given_environment(tmp_path: Path, monkeypatch: 
 )
 def test_the_limit_of_removal_is_a_number_and_a_share(tmp_path: Path, given: str, limit: RemovalLimit | None) -> None:
     assert settings.load(EXTERNAL | {"REMOVAL_LIMIT": given}, tmp_path).removal_limit == limit
+
+
+@pytest.mark.parametrize(
+    ("given", "roots"),
+    [
+        ({}, ["/external_library"]),
+        ({"EXTERNAL_LIBRARY_MOUNT": "/mnt/a"}, ["/mnt/a"]),
+        ({"EXTERNAL_LIBRARY_MOUNTS": "/external_library, /mnt/nas/photos/,"}, ["/external_library", "/mnt/nas/photos"]),
+        ({"EXTERNAL_LIBRARY_MOUNTS": "/external_library:/mnt/b"}, ["/external_library", "/mnt/b"]),
+        (
+            {"EXTERNAL_LIBRARY_MOUNT": "/external_library", "EXTERNAL_LIBRARY_MOUNTS": "/mnt/b"},
+            ["/external_library", "/mnt/b"],
+        ),
+    ],
+)
+def test_external_libraries_may_have_several_mounts(tmp_path: Path, given: dict[str, str], roots: list[str]) -> None:
+    job = EXTERNAL | {"TARGET_PATH_PREFIX": f"{roots[-1]}/bob"}
+    read = settings.load(job | given, tmp_path)
+    assert [str(root) for root in (read.external_root, *read.more_roots)] == roots
+
+
+def test_without_a_mount_the_media_root_is_immichs(tmp_path: Path) -> None:
+    assert settings.load(EXTERNAL, tmp_path).follows_immich
+    assert not settings.load(EXTERNAL | {"UPLOAD_LOCATION_MOUNT": "/data"}, tmp_path).follows_immich

@@ -58,6 +58,8 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
         ("UPLOAD_LOCATION_MOUNT", "data", "absolute"),
         ("UPLOAD_LOCATION_MOUNT", "/", "root of the file system"),
         ("EXTERNAL_LIBRARY_MOUNT", "/a//b", "'/a/b'"),
+        ("EXTERNAL_LIBRARY_MOUNTS", "/external_library,nas", "absolute"),
+        ("EXTERNAL_LIBRARY_MOUNTS", "/mnt/a,/mnt/b", "not below EXTERNAL_LIBRARY_MOUNTS"),
         ("CONFIG_FILE", "nowhere.yaml", "is not there"),
         ("DB_PASSWORD_FILE", "nowhere", "is not there"),
         ("DB_PASSWORD_FILE", "empty", "is empty"),

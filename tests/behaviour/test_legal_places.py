@@ -58,7 +58,7 @@ def test_folders_of_the_media_root_may_be_symlinks_to_other_disks(
     )
 
 
-@pytest.mark.variant
+@pytest.mark.releases(since="3.0.3", until="3.0.3")
 def test_external_libraries_may_have_several_mounts(new_home: Callable[..., Home], tmp_path: Path) -> None:
     home = new_home()
     (nas := tmp_path / "nas").mkdir()
@@ -81,7 +81,7 @@ def test_external_libraries_may_have_several_mounts(new_home: Callable[..., Home
     home.settled()
 
 
-@pytest.mark.variant
+@pytest.mark.releases(since="3.0.3", until="3.0.3")
 def test_a_shared_folder_outside_all_mounts_is_told(home: Home, tmp_path: Path, oddity: Oddity) -> None:
     photos, uploads = home.house.jobs
     home.stop()
@@ -99,7 +99,7 @@ def test_a_shared_folder_outside_all_mounts_is_told(home: Home, tmp_path: Path, 
     )
 
 
-@pytest.mark.variant
+@pytest.mark.releases(since="3.0.3", until="3.0.3")
 def test_slashes_that_mean_nothing_are_none(home: Home, oddity: Oddity) -> None:
     alice = home.alice
     library = alice.add_library(home.photos)
@@ -167,7 +167,7 @@ class OneName:
         return unicodedata.normalize("NFC", name).casefold()
 
 
-@pytest.mark.variant
+@pytest.mark.releases(since="3.0.3", until="3.0.3")
 def test_names_that_are_one_to_the_file_system_get_two_links(
     new_home: Callable[..., Home], monkeypatch: pytest.MonkeyPatch, oddity: Oddity
 ) -> None:

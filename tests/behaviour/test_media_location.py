@@ -131,7 +131,7 @@ def test_where_immich_moves_its_media_nothing_goes_and_all_ends_right(home: Home
     )
 
 
-@pytest.mark.variant
+@pytest.mark.releases(since="3.0.3", until="3.0.3")
 def test_where_the_mount_is_not_set_it_follows_immich(new_home: Callable[..., Home]) -> None:
     home = new_home()
     old = home.roots.media
@@ -155,7 +155,7 @@ def test_where_the_mount_is_not_set_it_follows_immich(new_home: Callable[..., Ho
     assert there.service.settings.media_root == new
 
 
-@pytest.mark.variant
+@pytest.mark.releases(since="3.0.3", until="3.0.3")
 @pytest.mark.parametrize("follows", [True, False])
 def test_without_a_note_the_rows_tell(new_home: Callable[..., Home], tmp_path: Path, follows: bool) -> None:
     """As before a first start of that release, or where an older role of the listener's may not read it."""
@@ -176,7 +176,7 @@ def test_without_a_note_the_rows_tell(new_home: Callable[..., Home], tmp_path: P
     home.settled()
 
 
-@pytest.mark.variant
+@pytest.mark.releases(since="3.0.3", until="3.0.3")
 def test_uploads_outside_the_media_root_are_named_and_stop_nothing(
     new_home: Callable[..., Home], caplog: pytest.LogCaptureFixture, oddity: Oddity
 ) -> None:

@@ -20,7 +20,7 @@ def contents(paths: list[str]) -> list[bytes]:
     return [Path(path).read_bytes() for path in paths]
 
 
-@pytest.mark.variant
+@pytest.mark.releases(since="3.0.3", until="3.0.3")
 def test_without_hardlinks_and_times_files_are_copied(
     new_home: Callable[..., Home], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, oddity: Oddity
 ) -> None:
@@ -66,7 +66,7 @@ def test_without_hardlinks_and_times_files_are_copied(
     )
 
 
-@pytest.mark.variant
+@pytest.mark.releases(since="3.0.3", until="3.0.3")
 def test_an_original_of_a_year_that_no_date_can_say_is_shared(new_home: Callable[..., Home], oddity: Oddity) -> None:
     """Btrfs, ZFS and SMB hold such times; here it is a tmpfs."""
     home = new_home()
