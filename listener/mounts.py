@@ -2,10 +2,10 @@
 
 What is looked at before each batch of a job is cheap: a file or a folder or two on each of the roots. Only where
 something is missing are the rows asked whether there should be something. A job whose folders are away pauses, and so
-does one below whose target prefix no link can be made: nothing of it is made or mended, no file is removed. Rows that
-nobody may see any more go all the same. Nor is anything made while our media root is not Immich's (`listener.roots`).
-When the folders are back, the listener starts anew, as after a lost
-connection: what they lead to is judged again, and everything is looked at.
+does one below whose target prefix no link can be made, and one whose media root is not Immich's (`listener.roots`):
+nothing of it is made or mended, no file is removed. Rows that nobody may see any more go all the same. When the folders
+are back, the listener starts anew, as after a lost connection: what they lead to is judged again, and everything is
+looked at.
 """
 
 import asyncio
