@@ -4,6 +4,7 @@ Two photos may have names that differ in nothing else, and their copies' links t
 file system it is: a link that answers to another name than its own tells.
 """
 
+import contextlib
 import os
 import unicodedata
 
@@ -30,10 +31,10 @@ def _variants(name: str) -> set[str]:
 
 
 def _lstat(path: str) -> os.stat_result | None:
-    try:
+    # A variant may be longer than a name can be.
+    with contextlib.suppress(OSError):
         return os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    return None
 
 
 def _same(one: os.stat_result | None, other: os.stat_result) -> bool:

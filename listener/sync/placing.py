@@ -187,8 +187,7 @@ class Placer:
     def _place(self, task: FileTask) -> None:
         how = place(task, self.layout, self.mode, self.means)
         self.metrics.files.labels(how=how).inc()
-        apart = not self.means.links(Path(os.path.realpath(task.source)), Path(task.target))
-        if task.shared and self.mode == "auto" and how in {"reflink", "copy"} and apart:
+        if task.shared and self.mode == "auto" and how in {"reflink", "copy"}:
             self.once.warning(
                 "hardlinks cannot be made here: files of copies take space of their own. The thumbnails of all users "
                 "must lie on one file system and in one mount",
