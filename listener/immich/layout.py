@@ -88,8 +88,8 @@ class Layout:
 
     def media_of(self, path: str) -> Root:
         """Return the root of a file of Immich's: the media root, or where one of its folders leads, if out of it."""
-        name = path.removeprefix(f"{self.media_root}/").partition("/")[0]
-        if path.startswith(f"{self.media_root}/") and name in _MEDIA_FOLDERS:
+        name = plain(path).removeprefix(f"{self.media_root}/").partition("/")[0]
+        if below(path, str(self.media_root)) and name in _MEDIA_FOLDERS:
             folder = self._elsewhere(name)
             if folder is not None:
                 return Root(folder, self.seen.get(folder))
@@ -151,11 +151,9 @@ class Layout:
 
         Raises RefusedPathError if it is not plainly below it.
         """
-        prefix = root.rstrip("/") + "/"
-        parts = [part for part in path.removeprefix(prefix).split("/") if part not in {"", "."}]
-        if not path.startswith(prefix) or "\0" in path or ".." in parts or not parts:
+        if "\0" in path or not below(path, root):
             raise RefusedPathError(f"the path {path!r} is not plainly below {root!r}")
-        return "/".join(parts)
+        return plain(path).removeprefix(root + "/")
 
     def copy_original(self, job: Job, source_original: str, motion_part: UUID | None = None) -> str:
         """Return the path of a copy's original: the source's, moved from the source prefix to the target prefix.
@@ -163,12 +161,12 @@ class Layout:
         motion_part: the source's id, if it is the motion part of a live photo: one that lies elsewhere (Android, in a
         library: with Immich) gets a place of its own, by its id.
         """
-        if job.kind == "uploads" and not source_original.startswith(f"{self.media_root}/"):
+        if job.kind == "uploads" and not below(source_original, str(self.media_root)):
             raise RefusedPathError(
                 f"the upload lies at {source_original!r}, outside Immich's media root {str(self.media_root)!r}: "
                 "correct its path in Immich, or UPLOAD_LOCATION_MOUNT"
             )
-        if motion_part is not None and not source_original.startswith(job.source_path_prefix + "/"):
+        if motion_part is not None and not below(source_original, job.source_path_prefix):
             return f"{job.target_path_prefix}/{_MOTION_PARTS}/{motion_part}{Path(source_original).suffix}"
         return f"{job.target_path_prefix}/{self.relative(source_original, job.source_path_prefix)}"
 
@@ -226,6 +224,16 @@ class Layout:
             with contextlib.suppress(RefusedPathError):
                 return _inside(path, root)
         return self.inside_media(path)
+
+
+def plain(path: str) -> str:
+    """Return a path without the slashes and dots that mean nothing."""
+    return "/" + "/".join(part for part in path.split("/") if part not in {"", "."})
+
+
+def below(path: str, folder: str) -> bool:
+    """Tell whether a path is below a plain folder by the letter; the rule of ``pg_temp.below`` (session.sql)."""
+    return plain(path).startswith(folder + "/") and ".." not in path.split("/")
 
 
 def apart(path: str, source_id: UUID) -> str:

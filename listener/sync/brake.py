@@ -18,6 +18,7 @@ from pathlib import PurePosixPath
 from uuid import UUID
 
 from listener.database import Connection, fetch, query, statement
+from listener.immich.layout import plain
 from listener.ops import logs
 from listener.ops.metrics import Metrics
 from listener.settings import Job, RemovalLimit
@@ -261,7 +262,7 @@ def _taken_away(job: Job, sources: Sequence[Source]) -> set[UUID]:
 def _is_missing(prefix: str, path: str, alive: dict[str, bool]) -> bool:
     if os.path.lexists(path):
         return False
-    folder = os.path.dirname(path)  # noqa: PTH120 - texts of the database, many of them
+    folder = os.path.dirname(plain(path))  # noqa: PTH120 - texts of the database, many of them
     while folder == prefix or folder.startswith(prefix + "/"):
         if folder not in alive:
             try:

@@ -13,6 +13,7 @@ from psycopg import sql
 from listener.database import Connection, fetch, query, statement, uuids
 from listener.immich.api import Features
 from listener.immich.catalog import Catalog
+from listener.immich.layout import below
 from listener.settings import Job
 
 REMOVED_BY_TARGET = "removed by target"
@@ -150,10 +151,9 @@ def without_place(sources: Sequence[Source], job: Job) -> list[Source]:
 
     Motion parts from elsewhere have no place there: their stills go without.
     """
-    prefix = job.source_path_prefix + "/"
     return [
         replace(source, reason="place")
-        if source.hidden and source.reason is None and not str(source.original).startswith(prefix)
+        if source.hidden and source.reason is None and not below(str(source.original), job.source_path_prefix)
         else source
         for source in sources
     ]

@@ -17,7 +17,7 @@ CROSS JOIN LATERAL (
 ) AS reason
 WHERE made.target_user_id = %(target_user)s AND made.source_user_id = %(source_user)s AND made.parked IS NULL
   AND source.visibility <> 'hidden'
-  AND starts_with(copy."originalPath", %(target_prefix)s || '/')
+  AND pg_temp.below(copy."originalPath", %(target_prefix)s)
 GROUP BY why
 
 -- name: matches

@@ -10,22 +10,22 @@ WHERE mark.value = 'true'
 -- Is there a generated file in this folder by the rows of the source's photos, or of their copies?
 SELECT EXISTS (
     SELECT FROM asset JOIN asset_file AS file ON file."assetId" = asset.id
-    WHERE asset."ownerId" = %(source_user)s AND starts_with(file.path, %(folder)s || '/')
+    WHERE asset."ownerId" = %(source_user)s AND pg_temp.below(file.path, %(folder)s)
 ) OR EXISTS (
     SELECT FROM public._face_sync_asset_map AS map JOIN asset_file AS file ON file."assetId" = map.target_asset_id
     WHERE map.source_user_id = %(source_user)s AND map.target_user_id = %(target_user)s
-      AND starts_with(file.path, %(folder)s || '/')
+      AND pg_temp.below(file.path, %(folder)s)
 )
 
 -- name: names_originals
 -- Is there an original of the source's in this folder, or a link of a copy's, by the rows? Also of photos that
 -- Immich has taken offline: its scan finds nothing there either.
 SELECT EXISTS (
-    SELECT FROM asset WHERE asset."ownerId" = %(source_user)s AND starts_with(asset."originalPath", %(folder)s || '/')
+    SELECT FROM asset WHERE asset."ownerId" = %(source_user)s AND pg_temp.below(asset."originalPath", %(folder)s)
 ) OR EXISTS (
     SELECT FROM public._face_sync_asset_map AS map JOIN asset AS copy ON copy.id = map.target_asset_id
     WHERE map.source_user_id = %(source_user)s AND map.target_user_id = %(target_user)s
-      AND starts_with(copy."originalPath", %(folder)s || '/')
+      AND pg_temp.below(copy."originalPath", %(folder)s)
 )
 
 -- name: names_online
@@ -33,14 +33,14 @@ SELECT EXISTS (
 SELECT EXISTS (
     SELECT FROM asset
     WHERE asset."ownerId" = %(source_user)s AND asset."deletedAt" IS NULL AND NOT asset."isOffline"
-      AND starts_with(asset."originalPath", %(folder)s || '/')
+      AND pg_temp.below(asset."originalPath", %(folder)s)
 )
 
 -- name: some_originals
 -- A few photos that the job may share: whether a link to one of them can be read is tried once in each session.
 SELECT asset."originalPath" FROM asset
 WHERE asset."ownerId" = %(source_user)s AND asset."deletedAt" IS NULL AND NOT asset."isOffline"
-  AND starts_with(asset."originalPath", %(folder)s || '/')
+  AND pg_temp.below(asset."originalPath", %(folder)s)
 -- By the key: else PostgreSQL would read the table as a whole, since a few are soon found.
 ORDER BY asset.id
 LIMIT 3

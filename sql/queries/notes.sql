@@ -8,7 +8,7 @@ LEFT JOIN asset AS source ON source.id = note.source_asset_id
 LEFT JOIN unnest(%(names)s::text[], %(uploads)s::boolean[], %(sources)s::uuid[], %(targets)s::uuid[], %(prefixes)s::text[])
      AS job(name, uploads, source_user, target_user, prefix)
   ON job.source_user = source."ownerId" AND job.target_user = note.target_user_id
- AND job.uploads <> source."isExternal" AND starts_with(source."originalPath", job.prefix || '/')
+ AND job.uploads <> source."isExternal" AND pg_temp.below(source."originalPath", job.prefix)
 ORDER BY note.skipped_at DESC, note.source_asset_id
 
 -- name: failures
@@ -64,13 +64,13 @@ WITH shared AS (
     WHERE source."ownerId" = %(source_user)s AND source."deletedAt" IS NULL AND source.status = 'active'
       AND NOT source."isOffline" AND source.visibility NOT IN ('locked', 'hidden')
       AND source."isExternal" <> %(uploads)s
-      AND starts_with(source."originalPath", %(source_prefix)s || '/')
+      AND pg_temp.below(source."originalPath", %(source_prefix)s)
       AND NOT EXISTS (SELECT FROM public._face_sync_asset_map AS copy WHERE copy.target_asset_id = source.id)
 )
 SELECT (SELECT count(*) FROM public._face_sync_asset_map AS map
         JOIN asset AS copy ON copy.id = map.target_asset_id
         WHERE map.source_user_id = %(source_user)s AND map.target_user_id = %(target_user)s
-          AND starts_with(copy."originalPath", %(target_prefix)s || '/')) AS copies,
+          AND pg_temp.below(copy."originalPath", %(target_prefix)s)) AS copies,
        count(*) FILTER (WHERE NOT copied AND NOT skipped AND NOT failed) AS waiting,
        (SELECT count(*) FROM public._face_sync_failure AS note WHERE note.job = %(job)s) AS failed,
        count(*) FILTER (WHERE skipped) AS skipped

@@ -76,7 +76,7 @@ WITH named AS (
                    WHERE CASE WHEN of_pair.uploads
                               THEN source."libraryId" IS NULL AND NOT source."isExternal"
                               ELSE source."isExternal" AND source."libraryId" IS NOT NULL
-                                   AND starts_with(source."originalPath", of_pair.prefix || '/')
+                                   AND pg_temp.below(source."originalPath", of_pair.prefix)
                          END) AS in_pair
     ) AS place
     LEFT JOIN public._face_sync_asset_map AS copied ON copied.target_asset_id = source.id
@@ -203,8 +203,8 @@ LEFT JOIN asset AS copy ON copy.id = map.target_asset_id AND copy."ownerId" IS N
 LEFT JOIN public._face_sync_base AS base ON base.target_asset_id = copy.id
 LEFT JOIN claim ON claim.id = closure.id
 CROSS JOIN LATERAL (
-    SELECT coalesce(starts_with(copy."originalPath", %(target_prefix)s || '/'), false) AS here,
-           coalesce((SELECT bool_or(starts_with(copy."originalPath", other.prefix || '/'))
+    SELECT coalesce(pg_temp.below(copy."originalPath", %(target_prefix)s), false) AS here,
+           coalesce((SELECT bool_or(pg_temp.below(copy."originalPath", other.prefix))
                      FROM unnest(%(other_prefixes)s::text[]) AS other(prefix)), false) AS with_another_job
 ) AS lies
 -- Motion parts first: where a batch is split, they are there before their stills.
@@ -216,7 +216,7 @@ ORDER BY candidate.hidden DESC NULLS LAST
 CASE WHEN %(uploads)s
      THEN source."libraryId" IS NULL AND NOT source."isExternal"
      ELSE source."isExternal" AND source."libraryId" IS NOT NULL
-          AND starts_with(source."originalPath", %(source_prefix)s || '/')
+          AND pg_temp.below(source."originalPath", %(source_prefix)s)
 END
 
 -- name: reasons

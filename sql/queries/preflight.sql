@@ -55,6 +55,6 @@ LEFT JOIN "user" AS target ON target.id = map.target_user_id
 WHERE NOT EXISTS (
     SELECT FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[], %(prefixes)s::text[]) AS job(source_user, target_user, prefix)
     WHERE job.source_user = map.source_user_id AND job.target_user = map.target_user_id
-      AND starts_with(copy."originalPath", job.prefix || '/'))
+      AND pg_temp.below(copy."originalPath", job.prefix))
 GROUP BY map.source_user_id, map.target_user_id, copy."libraryId", source.name, target.name
 ORDER BY 1, 2, 3

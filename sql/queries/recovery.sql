@@ -12,7 +12,7 @@ SELECT EXISTS (
     OR EXISTS (
            SELECT FROM asset AS copy
            WHERE copy."ownerId" = %(target_user)s AND copy."libraryId" = %(target_library)s
-             AND starts_with(copy."originalPath", %(target_prefix)s || '/'))
+             AND pg_temp.below(copy."originalPath", %(target_prefix)s))
 
 -- name: missing_copies
 -- Copies that are noted and not there. Without a restore their user would have deleted them; here they were made after
@@ -35,14 +35,14 @@ WITH unknown AS MATERIALIZED (
     SELECT copy.id
     FROM asset AS copy
     WHERE copy."ownerId" = %(target_user)s AND copy."libraryId" = %(target_library)s AND copy."isExternal"
-      AND starts_with(copy."originalPath", %(target_prefix)s || '/')
+      AND pg_temp.below(copy."originalPath", %(target_prefix)s)
       AND NOT EXISTS (SELECT FROM public._face_sync_asset_map AS map WHERE map.target_asset_id = copy.id)
 ), adopted AS (
     INSERT INTO public._face_sync_asset_map (source_asset_id, target_asset_id, source_user_id, target_user_id)
     SELECT source.id, unknown.id, %(source_user)s, %(target_user)s
     FROM asset AS source JOIN unknown ON unknown.id = pg_temp.copy_id(source.id, %(target_user)s)
     WHERE source."ownerId" = %(source_user)s AND EXISTS (SELECT FROM unknown)
-      AND starts_with(source."originalPath", %(source_prefix)s || '/')
+      AND pg_temp.below(source."originalPath", %(source_prefix)s)
     ON CONFLICT DO NOTHING
     RETURNING 1
 )
@@ -57,7 +57,7 @@ JOIN asset AS source
   ON source."originalPath" = %(source_prefix)s || substr(copy."originalPath", length(%(target_prefix)s) + 1)
  AND source."ownerId" = %(source_user)s
 WHERE copy."ownerId" = %(target_user)s AND copy."libraryId" = %(target_library)s AND copy."isExternal"
-  AND starts_with(copy."originalPath", %(target_prefix)s || '/')
+  AND pg_temp.below(copy."originalPath", %(target_prefix)s)
   AND NOT EXISTS (SELECT FROM public._face_sync_asset_map AS map WHERE map.target_asset_id = copy.id)
 
 -- name: adopt_by_path
@@ -117,7 +117,7 @@ DELETE FROM public._face_sync_seen
 SELECT copy.id, copy."originalPath", copy.checksum
 FROM asset AS copy
 WHERE copy."ownerId" = %(target_user)s AND copy."libraryId" = %(target_library)s AND copy."isExternal"
-  AND starts_with(copy."originalPath", %(target_prefix)s || '/')
+  AND pg_temp.below(copy."originalPath", %(target_prefix)s)
   AND NOT EXISTS (SELECT FROM public._face_sync_asset_map AS map WHERE map.target_asset_id = copy.id)
 
 -- name: paths_known

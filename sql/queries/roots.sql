@@ -38,7 +38,7 @@ WITH uploaded AS MATERIALIZED (
 )
 SELECT written.what, min(written.path) FROM written
 GROUP BY written.what
-HAVING NOT bool_or(starts_with(written.path, %(folder)s || '/'))
+HAVING NOT bool_or(pg_temp.below(written.path, %(folder)s))
 ORDER BY written.what
 
 -- name: outside
@@ -46,4 +46,4 @@ ORDER BY written.what
 SELECT count(*), min(asset."originalPath")
 FROM asset
 WHERE asset."ownerId" = %(source_user)s AND asset."libraryId" IS NULL AND NOT asset."isExternal"
-  AND asset."deletedAt" IS NULL AND NOT starts_with(asset."originalPath", %(folder)s || '/')
+  AND asset."deletedAt" IS NULL AND NOT pg_temp.below(asset."originalPath", %(folder)s)

@@ -37,6 +37,8 @@ SELECT set_config('face_sync.quiet', 'on', false),
 -- the only shape that Immich's API and its phones accept. ahead: an updateId of version 7 three seconds from
 -- now, so that no phone's mark passes a row before its transaction commits. immich_setting: one of Immich's settings;
 -- the listener's own role may not read their table, which holds passwords, and asks a function for those it needs.
+-- below: is a path below a folder by the letter, whatever slashes and single dots mean nothing? One with two dots is below
+-- none. The same rule as Layout.relative has.
 DO $do$
 BEGIN
     EXECUTE $create$
@@ -53,6 +55,16 @@ BEGIN
             SELECT (lpad(to_hex((extract(epoch FROM clock_timestamp()) * 1000)::bigint + 3000), 12, '0')
                     || '7' || substr(random.hex, 14, 3) || substr(random.hex, 17))::uuid
             FROM (SELECT replace(gen_random_uuid()::text, '-', '')) AS random(hex)
+        $body$
+    $create$;
+    EXECUTE $create$
+        CREATE OR REPLACE FUNCTION pg_temp.below(path text, folder text) RETURNS boolean
+        LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $body$
+            SELECT strpos(path || '/', '/../') = 0
+               AND CASE WHEN strpos(path || '/', '//') = 0 AND strpos(path || '/', '/./') = 0
+                        THEN starts_with(path, folder || '/')
+                        ELSE starts_with(regexp_replace(path || '/', '(/[.]?)+(?=/)', '', 'g'), folder || '/')
+                             AND regexp_replace(path || '/', '(/[.]?)+(?=/)', '', 'g') <> folder || '/' END
         $body$
     $create$;
     EXECUTE $create$

@@ -23,7 +23,7 @@ WITH page AS MATERIALIZED (
     FROM (
         (SELECT asset.id FROM asset
          WHERE asset.id > %(after)s AND asset."ownerId" IS NOT DISTINCT FROM %(source_user)s
-           AND (asset."isExternal" <> %(uploads)s AND starts_with(asset."originalPath", %(source_prefix)s || '/')
+           AND (asset."isExternal" <> %(uploads)s AND pg_temp.below(asset."originalPath", %(source_prefix)s)
                 -- Motion parts that Immich has taken out of photos of a library (Android) lie with Immich.
                 OR NOT %(uploads)s AND asset.visibility = 'hidden' AND NOT asset."isExternal" AND asset."libraryId" IS NOT NULL)
          ORDER BY asset.id LIMIT %(limit)s)
@@ -32,7 +32,7 @@ WITH page AS MATERIALIZED (
         (SELECT map.source_asset_id FROM public._face_sync_asset_map AS map
          WHERE map.source_asset_id > %(after)s AND map.source_user_id = %(source_user)s AND map.target_user_id = %(target_user)s
            AND NOT EXISTS (SELECT FROM asset AS copy, unnest(%(other_prefixes)s::text[]) AS other(prefix)
-                           WHERE copy.id = map.target_asset_id AND starts_with(copy."originalPath", other.prefix || '/'))
+                           WHERE copy.id = map.target_asset_id AND pg_temp.below(copy."originalPath", other.prefix))
          ORDER BY map.source_asset_id LIMIT %(limit)s)
         UNION
         (SELECT intent.source_asset_id FROM public._face_sync_intent AS intent
@@ -178,7 +178,7 @@ WHERE seen.state <> excluded.state
 -- For a bar of progress: photos in the job's place. Not exact, and needs not be.
 SELECT count(*) FROM asset
 WHERE asset."ownerId" = %(source_user)s AND asset."isExternal" <> %(uploads)s
-  AND starts_with(asset."originalPath", %(source_prefix)s || '/')
+  AND pg_temp.below(asset."originalPath", %(source_prefix)s)
 
 -- name: tidy
 -- Notes about sources that are gone for good.

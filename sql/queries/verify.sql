@@ -27,7 +27,7 @@ SELECT
     asset."livePhotoVideoId",
     asset.visibility = 'hidden',
     CASE %(kind)s::text
-        WHEN 'external' THEN asset."isExternal" AND starts_with(asset."originalPath", %(prefix)s::text || '/')
+        WHEN 'external' THEN asset."isExternal" AND place.below
         ELSE NOT asset."isExternal" AND asset."libraryId" IS NULL
     END,
     NOT asset."isExternal" AND strpos(asset."originalPath", '/encoded-video/') > 0
@@ -45,7 +45,7 @@ SELECT
         WHEN asset."isOffline" THEN 'source.offline'
         WHEN asset."deletedAt" IS NOT NULL OR asset.status <> 'active' THEN 'source.trashed'
         WHEN %(kind)s::text = 'uploads' AND NOT asset."isExternal" AND asset."libraryId" IS NULL
-            AND NOT starts_with(asset."originalPath", %(prefix)s::text || '/') THEN 'source.outside'
+            AND NOT place.below THEN 'source.outside'
     END,
     job."metadataExtractedAt" IS NOT NULL
     AND (
@@ -74,6 +74,11 @@ SELECT
         )
     )
 FROM asset
+CROSS JOIN LATERAL (
+    -- Slashes and single dots mean nothing in a path; one with two dots lies nowhere for sure.
+    SELECT starts_with(regexp_replace(asset."originalPath", '/([.]?/)+', '/', 'g'), %(prefix)s::text || '/')
+           AND asset."originalPath" !~ '(^|/)[.][.](/|$)' AS below
+) AS place
 LEFT JOIN asset_job_status AS job ON job."assetId" = asset.id
 WHERE asset."ownerId" = %(source_user)s
 
