@@ -33,14 +33,12 @@ from listener.workqueue import Batch, Key, WorkQueue, set_within
 
 log = logs.get("service")
 
-BATCH = 500
 _STOP_WITHIN = 3.0
 # A statement that is cancelled ends within two seconds (database.py).
 _CANCEL_WITHIN = 3.0
 _LONGEST_WAIT = 30.0
 _CHANGED_PAUSE = 0.2
 _STEADY = 60.0  # a session that lasted so long ended by something new
-_LOCKED_PAUSE = 5.0
 # Also what PostgreSQL says of a statement: Immich may be in the middle of an upgrade.
 _LOST = (psycopg.Error, channel.SilentError, FencedError, PoolTimeout, OSError)
 
@@ -255,12 +253,12 @@ class Service:
             asks, self._asks = self._asks, []
             try:
                 await self._sweep(ready, asks)
-            except psycopg.errors.LockNotAvailable:
-                # By a migration, for instance. Who asked is answered by the next one.
+            except sweep.PUT_OFF as error:
+                # Who asked is answered by the next one.
                 self._asks = asks + self._asks
-                self.metrics.sweeps.labels(outcome="locked").inc()
-                log.warning("a table is locked for longer than we wait: the sweep begins again", pause_s=_LOCKED_PAUSE)
-                await asyncio.sleep(_LOCKED_PAUSE)
+                outcome, pause = sweep.put_off(error)
+                self.metrics.sweeps.labels(outcome=outcome).inc()
+                await asyncio.sleep(pause)
                 self._sweep_now.set()
 
     async def _sweep(self, ready: startup.Ready, asks: list[channel.Ask]) -> None:
@@ -355,7 +353,7 @@ class Service:
 
     async def _reconcile_batches(self, ready: startup.Ready) -> None:
         while not self._stop.is_set():
-            batch = await self.queue.take(BATCH)
+            batch = await self.queue.take(ready.reconciler.portions.size)
             failed: set[Key] = set(batch.keys)
             try:
                 if not self._stop.is_set() and not self._holding:
@@ -390,7 +388,8 @@ class Service:
         if assets := batch.ids("asset"):
             outcome = await reconciler.assets(connection, job, assets, rows_only=rows_only)
             self._count(job, batch, outcome, len(assets))
-            failed |= {Key("asset", id_) for id_ in outcome.failed}
+            # What a slow batch had no time for comes again like what failed: behind what is new.
+            failed |= {Key("asset", id_) for id_ in outcome.failed.keys() | outcome.later}
             failed |= {Key("person", id_) for id_ in outcome.failed_people}
         if (people := batch.ids("person")) and not rows_only:
             outcome = await reconciler.people(connection, job, people)

@@ -8,23 +8,36 @@ files or its link is not there; so is a person. See ``sweep.sql`` for what a sta
 import asyncio
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
+import psycopg
 from psycopg import sql
+from psycopg.rows import TupleRow
 
 from listener.database import Connection, fetch, query, statement, uuids
 from listener.immich.catalog import COPIED_TABLES, Catalog
+from listener.ops import logs
+from listener.pace import Pace
 from listener.settings import Job
 from listener.sync.files import OriginalLinks
 from listener.sync.plan import Planner, job_params
 from listener.workqueue import Key
 
+log = logs.get("sweep")
+
 PAGE = 2000
+# Seconds that reading a page may take. What takes a minute PostgreSQL ends (session.sql).
+_AIM = 5.0
 _BEFORE_ALL = UUID(int=0)
+# What only puts a sweep off: a lock, of a migration for instance, or a database that is too slow for one photo.
+PUT_OFF = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled)
+_LOCKED_PAUSE = 5.0
+_SLOW_PAUSE = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +72,8 @@ class Sweep:
     assets: bytes
     people: bytes
     circumstances: bytes
+    pace: Pace
+    limited: logs.Limited
 
     @classmethod
     def compose(cls, catalog: Catalog, planner: Planner, house: Sequence[object]) -> "Sweep":
@@ -85,6 +100,8 @@ class Sweep:
             statement("sweep", "assets", states=sql.SQL(", ").join(states), **files),
             statement("sweep", "people", **names),
             statement("sweep", "circumstances", cluster_groups=cluster_groups),
+            Pace(PAGE, aim=_AIM),
+            logs.Limited(log),
         )
 
     async def pages(
@@ -92,20 +109,45 @@ class Sweep:
     ) -> AsyncIterator[Page]:
         """Yield what may need work, a page at a time: at most PAGE keys are in memory, and no transaction lasts.
 
-        everything: also what is as it was left. Without links no file is looked at, as where folders are away.
+        everything: also what is as it was left. Without links no file is looked at, as where folders are away. A page
+        that takes the database too long is read again smaller. Raises QueryCanceled where the least one does.
         """
         rows = await fetch(connection, self.circumstances, job_params(job))
         others = self.planner.other_prefixes(job)
         circumstances = hashlib.sha256(repr((self.house, job, others, album_usable, rows)).encode()).hexdigest()
-        params = {**_params(job), "circumstances": circumstances, "other_prefixes": others, "limit": PAGE}
+        params = {**_params(job), "circumstances": circumstances, "other_prefixes": others}
         kinds: tuple[tuple[Literal["asset", "person"], bytes], ...] = (("asset", self.assets), ("person", self.people))
         for kind, text in kinds:
             after = _BEFORE_ALL
-            while rows := await fetch(connection, text, {**params, "after": after}):
-                page = {**params, "after": after}
-                after = rows[-1][0]
-                found = await asyncio.to_thread(_found, kind, rows, links, everything=everything)
-                yield Page(len(rows), found, (text, page))
+            while True:
+                page = {**params, "after": after, "limit": self.pace.size}
+                read = await self._read(connection, text, page)
+                if read is None:
+                    continue
+                if not read:
+                    break
+                after = read[-1][0]
+                found = await asyncio.to_thread(_found, kind, read, links, everything=everything)
+                yield Page(len(read), found, (text, page))
+
+    async def _read(self, connection: Connection, text: bytes, page: dict[str, Any]) -> list[TupleRow] | None:
+        """Return the rows of a page, or None where it is to be tried smaller."""
+        size, started = int(page["limit"]), time.monotonic()
+        try:
+            rows = await fetch(connection, text, page)
+        except psycopg.errors.QueryCanceled:
+            if size == 1 or connection.closed or connection.broken:
+                raise
+            self.pace.too_slow(size)
+            self.limited.warning(
+                "the database takes too long to look through so many photos: fewer are looked at once. "
+                "Look at its disk",
+                tried=size,
+                next=self.pace.size,
+            )
+            return None
+        self.pace.took(len(rows), time.monotonic() - started)
+        return rows
 
     async def remember(self, connection: Connection, page: Page, unsettled: AbstractSet[UUID]) -> None:
         """Note the states of those of a page, reconciled by now, for which nothing was left to do or to wait for.
@@ -113,6 +155,15 @@ class Sweep:
         That is who is in the same state as before: whatever was written, a later sweep looks at. A state that was noted
         before a copy was made would be that of the same photo after its copy is gone.
         """
+        try:
+            await self._remember(connection, page, unsettled)
+        except psycopg.errors.QueryCanceled:
+            # They are looked at again by the next sweep.
+            if connection.closed or connection.broken:
+                raise
+            self.pace.too_slow(int(page.read_as[1]["limit"]))
+
+    async def _remember(self, connection: Connection, page: Page, unsettled: AbstractSet[UUID]) -> None:
         text, params = page.read_as
         states = {found.key.id: found.state for found in page.found if not {found.key.id, found.other_id} & unsettled}
         if not states:
@@ -123,14 +174,33 @@ class Sweep:
         await connection.execute(query("sweep", "remember"), noted)
 
     async def how_many(self, connection: Connection, job: Job) -> int:
-        """Count the photos in the job's place."""
-        rows = await fetch(connection, query("sweep", "how_many"), _params(job))
+        """Count the photos in the job's place; 0 where that takes the database too long."""
+        try:
+            rows = await fetch(connection, query("sweep", "how_many"), _params(job))
+        except psycopg.errors.QueryCanceled:
+            if connection.closed or connection.broken:
+                raise
+            return 0
         return int(rows[0][0])
 
 
+def put_off(error: Exception) -> tuple[str, float]:
+    """Tell why a sweep is put off; returns the word for the metric, and the seconds until it begins again."""
+    if isinstance(error, psycopg.errors.LockNotAvailable):
+        log.warning("a table is locked for longer than we wait: the sweep begins again", pause_s=_LOCKED_PAUSE)
+        return "locked", _LOCKED_PAUSE
+    log.warning("the database takes too long to answer: the sweep begins again. Look at its disk", pause_s=_SLOW_PAUSE)
+    return "slow", _SLOW_PAUSE
+
+
 async def tidy(connection: Connection) -> None:
-    """Drop notes about sources that are gone for good."""
-    await connection.execute(query("sweep", "tidy"))
+    """Drop notes about sources that are gone for good. They do no harm: where it takes too long they stay."""
+    try:
+        await connection.execute(query("sweep", "tidy"))
+    except psycopg.errors.QueryCanceled as error:
+        if connection.closed or connection.broken:
+            raise
+        log.warning("the database takes too long to drop old notes: they stay until the next sweep", reason=str(error))
 
 
 def _params(job: Job) -> dict[str, Any]:

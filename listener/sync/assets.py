@@ -6,12 +6,13 @@ only a few seconds ahead: a phone's mark must not pass them before they are ther
 
 import asyncio
 import os
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID
 
+import psycopg
 from psycopg import sql
 
 from listener.database import Connection, fetch, query, statement, uuids
@@ -21,7 +22,7 @@ from listener.settings import Job
 from listener.sync import marks
 from listener.sync.extras import Extras
 from listener.sync.people import People, Person
-from listener.sync.phones import Phones
+from listener.sync.phones import STAMPED_AHEAD, Phones
 from listener.sync.plan import Source, batch_params, job_params, own_edits_of
 from listener.sync.removal import Removal
 from listener.sync.rules import LOCKABLE, asset_rule, child_statements, file_rule, parts
@@ -29,12 +30,16 @@ from listener.sync.rules import LOCKABLE, asset_rule, child_statements, file_rul
 # Reads sources anew: what is planned for them now.
 Again = Callable[[Sequence[UUID]], Awaitable[list[Source]]]
 
-# pg_temp.ahead() stamps three seconds ahead; half a second is left for the commit.
-TRANSACTION_SECONDS = 2.5
+# Rows are stamped three seconds ahead; of any lead a sixth is left for the commit.
+WRITTEN_WITHIN = STAMPED_AHEAD / 1.2
 
 
 class TooSlowError(Exception):
-    """The transaction took longer than its rows are stamped ahead: it was rolled back, a smaller batch may do."""
+    """It took longer than it may: it was rolled back, a smaller batch may do; ``longer``: or one photo more time."""
+
+    def __init__(self, words: str, *, longer: bool) -> None:
+        super().__init__(words)
+        self.longer = longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,22 +110,34 @@ class Rows:
         album: UUID | None,
         own_sidecars: bool,
         again: Again,
+        within: float = WRITTEN_WITHIN,
     ) -> "Written":
         """Write the rows of these copies. Raises psycopg.Error, or TooSlowError; then nothing was written.
 
         album: where the copies belong, if it can be used. own_sidecars: an XMP beside a copy is its user's, since
         copies have links of their own. again: tells once more what is to be done, now that the sources are held.
+        within: the seconds that all of it may take.
         """
-        async with self.phones.writing(connection, job):
-            started = time.monotonic()
-            copies = await self._still_wanted(connection, job, copies, again)
-            moved = await self._make_way(connection, job, copies, own_sidecars=own_sidecars)
-            written = await self._write(connection, job, copies, people, album, own_sidecars=own_sidecars)
-            # Files that no row names any more go after the commit: a crash between leaves a mark.
-            await marks.leave(connection, job, written.leaving)
-            if time.monotonic() - started > TRANSACTION_SECONDS:
-                raise TooSlowError(f"writing {len(copies)} copies took over {TRANSACTION_SECONDS} s")
-        return replace(written, moved=frozenset(moved))
+        async with self.phones.writing(connection, job, ahead=1.2 * within) as transaction:
+            # Each statement has the time that is left. Asked for between statements, also where nobody waits there.
+            in_time = partial(connection.execute, query("rows", "in_time"), {"end": transaction.ends_by(within)})
+            try:
+                await in_time()
+                copies = await self._still_wanted(connection, job, copies, again)
+                await in_time()
+                moved = await self._make_way(connection, job, copies, own_sidecars=own_sidecars)
+                written = await self._write(connection, job, copies, people, album, in_time, own_sidecars=own_sidecars)
+                # Files that no row names any more go after the commit: a crash between leaves a mark.
+                await marks.leave(connection, job, written.leaving)
+            except psycopg.errors.QueryCanceled as error:
+                # Somebody else may have cancelled it.
+                if connection.closed or connection.broken or transaction.took < within:
+                    raise
+                raise TooSlowError(_too_slow(copies, within), longer=True) from error
+            took = transaction.took
+            if took > within:
+                raise TooSlowError(_too_slow(copies, within), longer=True)
+        return replace(written, moved=frozenset(moved), seconds=took)
 
     async def _still_wanted(
         self, connection: Connection, job: Job, copies: Sequence[WantedCopy], again: Again
@@ -184,6 +201,7 @@ class Rows:
         copies: Sequence[WantedCopy],
         people: Sequence[Person],
         album: UUID | None,
+        in_time: Callable[[], Awaitable[object]],
         *,
         own_sidecars: bool,
     ) -> "Written":
@@ -212,17 +230,23 @@ class Rows:
             await self.people.adopt_copies(connection, params)
             rows = {"asset": await connection.execute(self.assets, params)}
             for table, delete, upsert in self.children:
+                await in_time()
                 await connection.execute(delete, params)
                 rows[table] = await connection.execute(upsert, params)
+            await in_time()
             await connection.execute(self.delete_files, params)
             rows["asset_file"] = await connection.execute(self.upsert_files, params)
+            await in_time()
             await self.people.write(connection, job, sources, people)
+            await in_time()
             named = await connection.execute(query("rows", "named_files"), params)
             await self.removal.kept.give(connection, params)
             await connection.execute(query("rows", "finish"), params)
             if self.note_edits is not None:
                 await connection.execute(self.note_edits, params)
+            await in_time()
             await self.extras.write(connection, job, params)
+            await in_time()
             await connection.execute(query("rows", "recovered"), params)
         return Written(
             tuple(copies),
@@ -238,7 +262,7 @@ class Written:
 
     copies: those that were written. rows: how many were made or mended, by table. before: paths of all files
     that the copies' rows named before. named: those that they name now. moved: sources of other copies that had to make
-    way.
+    way. seconds: how long it took.
     """
 
     copies: tuple[WantedCopy, ...]
@@ -246,6 +270,7 @@ class Written:
     before: frozenset[str]
     named: frozenset[str]
     moved: frozenset[UUID] = frozenset()
+    seconds: float = 0.0
 
     @property
     def leaving(self) -> dict[tuple[UUID, UUID], list[str]]:
@@ -257,6 +282,11 @@ class Written:
             if gone := [path for path in placed - self.named if id_ in path]:
                 leaving[copy.source.id, copy.source.target_id] = gone
         return leaving
+
+
+def _too_slow(copies: Sequence[WantedCopy], within: float) -> str:
+    what = "one copy" if len(copies) == 1 else f"{len(copies)} copies"
+    return f"the database took over {within:g} s to write {what}: look at its disk, and for what keeps it busy"
 
 
 def _led_elsewhere(sources: Sequence[Source]) -> set[str]:

@@ -12,7 +12,7 @@ from listener.immich.catalog import MAYBE_CHANGED, Catalog, refuse_changed
 from listener.ops import logs
 from listener.ops.metrics import Metrics
 from listener.settings import Job
-from listener.sync.assets import TooSlowError
+from listener.sync.assets import WRITTEN_WITHIN, TooSlowError
 from listener.sync.files import FileProblemError
 from listener.sync.people import GoneError
 from listener.sync.placing import Failure
@@ -37,6 +37,8 @@ class Outcome:
     owner_removed: copies were parked because a user or library is marked as removed. No event tells when that is taken
     back.
     changed: sources whose copies their users deleted or edited while the batch was in hand.
+    later: ids for which a slow batch had no time. within: the seconds that writing copies may take; writing: those that
+    it took.
 
     Of the target's people, held: whom copied faces named before; named: whom they name now; placed: those whose
     thumbnails were placed; written: those who are as they should be; hidden: whose thumbnails are to be removed.
@@ -51,6 +53,9 @@ class Outcome:
     failed: dict[UUID, Failure] = field(default_factory=dict)
     failed_people: dict[UUID, Failure] = field(default_factory=dict)
     changed: set[UUID] = field(default_factory=set)
+    later: set[UUID] = field(default_factory=set)
+    within: float = WRITTEN_WITHIN
+    writing: float = 0.0
     held: set[UUID] = field(default_factory=set)
     named: set[UUID] = field(default_factory=set)
     placed: set[UUID] = field(default_factory=set)
@@ -68,7 +73,7 @@ async def halving(
     """Do the work for these ids; where the database refuses it, for each half, until the bad ones stand alone.
 
     Those go into ``failed``. Raises psycopg.OperationalError when the connection is lost, ChangedError when the tables
-    are no longer those of the catalog; then the whole batch is to be tried again.
+    are no longer those of the catalog; then the whole batch is to be tried again. Raises TooSlowError.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
@@ -77,7 +82,10 @@ async def halving(
             if attempt == _ATTEMPTS:
                 failed |= dict.fromkeys(ids, Failure("lock", f"the database is busy: {_words(error)}"))
                 return
-        except (psycopg.Error, TooSlowError, FileProblemError, OSError) as error:
+        except TooSlowError:
+            # Not of one bad key: fewer of them may do (portions.py).
+            raise
+        except (psycopg.Error, FileProblemError, OSError) as error:
             if connection.closed or connection.broken:
                 raise
             if isinstance(error, MAYBE_CHANGED):
@@ -124,7 +132,7 @@ def tell(outcome: Outcome, job: Job, keys: int, heard_at: Mapping[UUID, float | 
     metrics.copies_removed.labels(job=job.name).inc(outcome.removed)
     metrics.copies_parked.labels(job=job.name).inc(outcome.parked)
     metrics.keys_reconciled.labels(job=job.name, outcome="failed").inc(len(outcome.failed))
-    metrics.keys_reconciled.labels(job=job.name, outcome="done").inc(keys - len(outcome.failed))
+    metrics.keys_reconciled.labels(job=job.name, outcome="done").inc(keys - len(outcome.failed) - len(outcome.later))
     now = time.time()
     for id_ in outcome.made:
         at = heard_at.get(id_)
@@ -143,7 +151,7 @@ def tell(outcome: Outcome, job: Job, keys: int, heard_at: Mapping[UUID, float | 
         )
 
 
-def _failure(error: psycopg.Error | TooSlowError | FileProblemError | OSError) -> Failure:
+def _failure(error: psycopg.Error | FileProblemError | OSError) -> Failure:
     match error:
         case FileProblemError():
             return Failure(error.kind, str(error))

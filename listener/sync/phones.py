@@ -1,10 +1,10 @@
 """Phones see everything that we write, however long it takes to commit.
 
 A phone fetches rows by ``updateId`` up to now and remembers the last one: a row stamped before that and committed
-after is never fetched. So whatever a session of ours inserts or updates is stamped three seconds ahead
-(``pg_temp.ahead`` and ``_face_sync.immich_uuid_v7``). A commit that takes longer than that is noticed when it is
-over, and its rows are stamped anew. The audit rows by which phones hear of deletions are stamped by Immich, with the
-moment: where another one came in between, ours are written once more.
+after is never fetched. So whatever a session of ours inserts or updates is stamped three seconds ahead, or as far as a
+slow transaction needs (``pg_temp.ahead`` and ``_face_sync.immich_uuid_v7``). A commit that takes longer than that is
+noticed when it is over, and its rows are stamped anew. The audit rows by which phones hear of deletions are stamped by
+Immich, with the moment: where another one came in between, ours are written once more.
 """
 
 import time
@@ -23,7 +23,7 @@ from listener.settings import Job
 
 log = logs.get("phones")
 
-# As pg_temp.ahead() and _face_sync.immich_uuid_v7() have it.
+# As pg_temp.ahead() and _face_sync.immich_uuid_v7() have it where nothing else is said.
 STAMPED_AHEAD = 3.0
 # So long a deletion may go unseen without a look at what came in between: one of Immich's takes milliseconds, too.
 _UNSEEN_DELETION = 0.1
@@ -34,12 +34,17 @@ _SYNCED = ("asset", "asset_exif", "asset_face", "asset_edit", "asset_ocr", "pers
 
 
 @dataclass(frozen=True, slots=True)
-class _Transaction:
-    """One of ours that is over: no row of its has a stamp before ``since``."""
+class Transaction:
+    """One of ours: no row of its has a stamp before ``since``, and all are stamped so many seconds ``ahead``."""
 
     since: UUID
     id: str
     started: float
+    ahead: float
+
+    def ends_by(self, seconds: float) -> int:
+        """Return when so many seconds of it are over, by the server's clock: milliseconds since 1970."""
+        return (self.since.int >> 80) + round(seconds * 1000)
 
     @property
     def took(self) -> float:
@@ -96,32 +101,35 @@ class Phones:
         )
 
     @asynccontextmanager
-    async def writing(self, connection: Connection, job: Job, *, deletes: bool = False) -> AsyncIterator[None]:
+    async def writing(
+        self, connection: Connection, job: Job, *, deletes: bool = False, ahead: float = STAMPED_AHEAD
+    ) -> AsyncIterator[Transaction]:
         """Open a writing transaction of this job, what it writes being seen by phones. Raises FencedError.
 
-        deletes: it is there to delete, so that each deletion of its is looked after.
+        deletes: it is there to delete, so that each deletion of its is looked after. ahead: for how many seconds what
+        it writes is stamped ahead.
         """
         async with writing(connection, job.target_user_id, job.identity):
-            transaction = await _begun(connection)
-            yield
+            transaction = await _begun(connection, ahead)
+            yield transaction
         took = transaction.took
-        if took >= STAMPED_AHEAD:
+        if took >= transaction.ahead:
             log.warning("a commit took long: its rows are stamped anew", job=job.name, seconds=round(took, 3))
             await self._stamp(connection, job, transaction)
         if deletes or took >= _UNSEEN_DELETION:
             await self._announce(connection, transaction)
 
-    async def _stamp(self, connection: Connection, job: Job, transaction: _Transaction) -> None:
+    async def _stamp(self, connection: Connection, job: Job, transaction: Transaction) -> None:
         """Stamp the rows of a transaction anew, until that is committed in time."""
         for _ in range(_ATTEMPTS):
             try:
                 async with writing(connection, job.target_user_id, job.identity):
-                    again = await _begun(connection)
+                    again = await _begun(connection, STAMPED_AHEAD)
                     for text in self.stamp:
                         await connection.execute(text, {"since": transaction.since, "transaction": transaction.id})
             except _BUSY:
                 continue
-            if again.took < STAMPED_AHEAD:
+            if again.took < again.ahead:
                 return
             transaction = again
         log.error(
@@ -130,7 +138,7 @@ class Phones:
             job=job.name,
         )
 
-    async def _announce(self, connection: Connection, transaction: _Transaction) -> None:
+    async def _announce(self, connection: Connection, transaction: Transaction) -> None:
         """Write audit rows of a transaction once more where another one was seen before them."""
         since, ids = transaction.since, [transaction.id]
         for _ in range(_ATTEMPTS):
@@ -144,7 +152,9 @@ class Phones:
             ids = list(set(written))
 
 
-async def _begun(connection: Connection) -> _Transaction:
+async def _begun(connection: Connection, ahead: float) -> Transaction:
     started = time.monotonic()
-    ((since, id_),) = await fetch(connection, query("phones", "begun"), {})
-    return _Transaction(since, id_, started)
+    ((since, id_, updates_ahead),) = await fetch(connection, query("phones", "begun"), {"ahead": round(ahead * 1000)})
+    # A function that was installed by an earlier release of ours knows of no other lead than its own.
+    known = updates_ahead >= ahead * 1000
+    return Transaction(since, id_, started, ahead if known else STAMPED_AHEAD)

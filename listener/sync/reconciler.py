@@ -26,10 +26,11 @@ from listener.sync.assets import Rows, WantedCopy, Written
 from listener.sync.brake import Brake
 from listener.sync.files import LinkMode, OriginalLinks
 from listener.sync.marks import Marks, left_if_cut_off, to_the_end
-from listener.sync.outcome import Outcome, halving, record
+from listener.sync.outcome import Outcome, record
 from listener.sync.people import Person
 from listener.sync.placing import Failure, Placer
 from listener.sync.plan import Planner, Sorted, Source, batch_params, by_source, job_params, sort, without_place
+from listener.sync.portions import Portions
 from listener.sync.removal import Removal
 from listener.sync.settling import Settler, with_thumbnail
 
@@ -50,6 +51,7 @@ class Reconciler:
     limited: logs.Limited
     catalog: Catalog
     brake: Brake
+    portions: Portions
 
     @property
     def removal(self) -> Removal:
@@ -83,6 +85,7 @@ class Reconciler:
             limited,
             catalog,
             Brake(removal_limit, metrics),
+            Portions(),
         )
 
     def links(self, job: Job) -> OriginalLinks:
@@ -94,19 +97,19 @@ class Reconciler:
     ) -> Outcome:
         """Bring the copies that these asset ids lead to, sources or copies, to what they should be.
 
-        Where the database refuses something the batch is halved until the one bad key stands alone, and is
-        recorded with its reason. Raises psycopg.OperationalError when the connection is lost, ChangedError when the
-        tables are no longer those of the catalog; then the whole batch is to be tried again.
+        Where the database is slow, it is done by portions. Where it refuses something, one is halved until the one bad
+        key stands alone, and is recorded with its reason. Raises psycopg.OperationalError when the connection is lost,
+        ChangedError when the tables are no longer those of the catalog; then the whole batch is to be tried again.
 
         rows_only: take away what must not be seen, and make nothing; for a job that pauses or is refused. Files that
         cannot go now go later, by their marks.
         """
         outcome = Outcome()
         work = lambda some: self._assets(connection, job, some, outcome, rows_only=rows_only)  # noqa: E731 - twice
-        await halving(connection, self.catalog, ids, outcome.failed, work)
+        await self.portions.work(connection, self.catalog, ids, outcome, work)
         if outcome.changed and not rows_only:
             changed, outcome.changed = list(outcome.changed), set()
-            await halving(connection, self.catalog, changed, outcome.failed, work)
+            await self.portions.work(connection, self.catalog, changed, outcome, work)
             outcome.failed |= dict.fromkeys(outcome.changed, Failure("lock", "its copy changed again and again"))
         await self.settler.settle_held(connection, job, outcome, rows_only=rows_only)
         if outcome.failed:
@@ -202,7 +205,9 @@ class Reconciler:
             album=await self._album(connection, job),
             own_sidecars=not links.directory,
             again=lambda ids: self.planner.sources(connection, job, ids),
+            within=outcome.within,
         )
+        outcome.writing += written.seconds
         # A photo may be there only now that a thumbnail shows.
         outcome.written |= {person.target_id for person in people if not person.withheld}
         outcome.changed |= written.moved

@@ -177,12 +177,20 @@ async def _do(
         counts.update(made=len(outcome.made), removed=outcome.removed + outcome.parked, failed=len(outcome.failed))
         return failed | outcome.waiting.keys()
 
+    async def work(ids: Sequence[UUID]) -> set[UUID]:
+        unsettled: set[UUID] = set()
+        while ids:
+            outcome = await ready.reconciler.assets(connection, job, ids, rows_only=rows_only)
+            unsettled |= count(outcome)
+            ids = list(outcome.later)
+        return unsettled
+
     def tell(looked_at: int, total: int, *, ended: bool) -> None:
         report(job, Progress([], job.identity, looked_at, max(total, looked_at), **counts, ended=ended))
 
     looked_at = 0
     if assets:
-        count(await ready.reconciler.assets(connection, job, assets))
+        await work(assets)
         looked_at = len(assets)
     else:
         total = await ready.sweep.how_many(connection, job)
@@ -193,7 +201,7 @@ async def _do(
             for start in range(0, len(page.found), _BATCH):
                 ids = [found.key.id for found in page.found[start : start + _BATCH]]
                 if page.found[0].key.kind == "asset":
-                    unsettled |= count(await ready.reconciler.assets(connection, job, ids, rows_only=rows_only))
+                    unsettled |= await work(ids)
                 elif not rows_only:
                     unsettled |= count(await ready.reconciler.people(connection, job, ids))
             if not rows_only:

@@ -1,9 +1,14 @@
 -- How phones come to see what we write, and what we delete.
 
 -- name: begun
--- The least updateId that a row of this transaction can have, and by what its rows are known afterwards.
-SELECT (lpad(to_hex(floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid,
-       pg_current_xact_id()::xid::text
+-- The least updateId that a row of this transaction can have, by what its rows are known afterwards, and how many
+-- milliseconds ahead an update is stamped now. Before that it is told how far ahead all of them are to be.
+WITH told AS MATERIALIZED (SELECT set_config('face_sync.ahead', %(ahead)s::text, true)),
+     now AS MATERIALIZED (SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS ms FROM told),
+     stamp AS MATERIALIZED (SELECT translate(immich_uuid_v7()::text, '-', '') AS hex FROM now)
+SELECT (lpad(to_hex(now.ms), 12, '0') || repeat('0', 20))::uuid, pg_current_xact_id()::xid::text,
+       ('x' || substr(stamp.hex, 1, 12))::bit(48)::bigint - now.ms
+FROM now, stamp
 
 -- name: stamp
 -- Rows that were committed when a phone may have passed them: any UPDATE stamps a row anew.

@@ -1,3 +1,9 @@
+-- name: in_time
+-- Each statement from here on has the time that is left until this moment (milliseconds since 1970); what comes after
+-- that is cancelled at once.
+SELECT set_config('statement_timeout',
+                  greatest(1, %(end)s::bigint - floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint)::text, true)
+
 -- name: hold
 -- Copies that are still there, held until the end of the transaction: one that its user deletes at this very
 -- moment must not be made again by an upsert. And whether its user has edited it by now.

@@ -35,7 +35,8 @@ SELECT set_config('face_sync.quiet', 'on', false),
 -- Session functions live in pg_temp: nothing of ours is left in Immich's schema, and each statement can use
 -- them as plain SQL. copy_id: the id of a copied row is the same at every try, and shaped as UUID version 4,
 -- the only shape that Immich's API and its phones accept. ahead: an updateId of version 7 three seconds from
--- now, so that no phone's mark passes a row before its transaction commits. immich_setting: one of Immich's settings;
+-- now, or as many milliseconds as the transaction says, so that no phone's mark passes a row before its transaction
+-- commits. immich_setting: one of Immich's settings;
 -- the listener's own role may not read their table, which holds passwords, and asks a function for those it needs.
 -- below: is a path below a folder by the letter, whatever slashes and single dots mean nothing? One with two dots is below
 -- none. The same rule as Layout.relative has.
@@ -52,7 +53,8 @@ BEGIN
     EXECUTE $create$
         CREATE OR REPLACE FUNCTION pg_temp.ahead() RETURNS uuid
         LANGUAGE sql VOLATILE AS $body$
-            SELECT (lpad(to_hex((extract(epoch FROM clock_timestamp()) * 1000)::bigint + 3000), 12, '0')
+            SELECT (lpad(to_hex((extract(epoch FROM clock_timestamp()) * 1000)::bigint
+                                + coalesce(nullif(current_setting('face_sync.ahead', true), '')::bigint, 3000)), 12, '0')
                     || '7' || substr(random.hex, 14, 3) || substr(random.hex, 17))::uuid
             FROM (SELECT replace(gen_random_uuid()::text, '-', '')) AS random(hex)
         $body$

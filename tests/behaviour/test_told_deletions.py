@@ -9,8 +9,7 @@ import pytest
 from listener.database import connect
 from listener.immich import catalog
 from listener.standin.actor_rows import delete
-from listener.sync import phones as told_to_phones
-from listener.sync.phones import Phones
+from listener.sync.phones import STAMPED_AHEAD, Phones
 from tests.behaviour.conftest import Home
 
 pytestmark = pytest.mark.variant
@@ -23,13 +22,13 @@ def quiet(new_home: Callable[..., Home]) -> Home:
     return new_home()
 
 
-def in_one_transaction(home: Home, *steps: Step) -> None:
+def in_one_transaction(home: Home, *steps: Step, ahead: float = STAMPED_AHEAD) -> None:
     """Run what is SQL in a transaction of the listener, and what is not meanwhile, as Immich."""
 
     async def run() -> None:
         async with await connect(home.immich.conninfo) as connection:
             phones = Phones.compose(await catalog.read(connection))
-            async with phones.writing(connection, home.house.jobs[0], deletes=True):
+            async with phones.writing(connection, home.house.jobs[0], deletes=True, ahead=ahead):
                 for step in steps:
                     if isinstance(step, str):
                         await connection.execute(step.encode())
@@ -132,11 +131,9 @@ def test_whose_faces_others_are_nobody_asks(quiet: Home, order: str, times: int)
     assert rows.fetchone() == (times,)
 
 
-def test_of_a_slow_commit_only_our_rows_are_stamped_anew(quiet: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_slow_commit_only_our_rows_are_stamped_anew(quiet: Home) -> None:
     """Else every photo that Immich has written meanwhile would be fetched by phones once more."""
     ours, his = quiet.bob.upload("ours.jpg"), quiet.bob.upload("his.jpg")
-    # However fast it is.
-    monkeypatch.setattr(told_to_phones, "STAMPED_AHEAD", 0)
 
     def stamps() -> dict[UUID, UUID]:
         rows = quiet.look.execute('SELECT "assetId", "updateId" FROM asset_exif')
@@ -153,7 +150,8 @@ def test_of_a_slow_commit_only_our_rows_are_stamped_anew(quiet: Home, monkeypatc
 
     written = f"UPDATE asset_exif SET description = 'by us' WHERE \"assetId\" = '{ours}'"  # noqa: S608 - ours
     before = stamps()
-    in_one_transaction(quiet, written, immich_writes)
+    # However fast it is, it is too late.
+    in_one_transaction(quiet, written, immich_writes, ahead=0)
     after = stamps()
     assert before[his] < at_once[his] == after[his]
     # Later than the update itself can have stamped it.
