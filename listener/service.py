@@ -21,6 +21,7 @@ from listener.address import Address
 from listener.database import Connection, FencedError, Pool, end_former_sessions, fetch, pool, query
 from listener.immich.catalog import ChangedError
 from listener.immich.layout import SwappedError
+from listener.immich.learning import Learning
 from listener.ops import http, logs
 from listener.ops.metrics import Metrics
 from listener.ownership import Ownership
@@ -68,6 +69,7 @@ class Service:
         self._users = {user for job in settings.jobs for user in (job.source_user_id, job.target_user_id)}
         self._watch = condition.Watch(self._users, self.metrics, self.readiness)
         self._upkeep = Upkeep(self.metrics)
+        self._learning = Learning(settings.api_url, settings.api_key)
         # No new batch is taken while it is set.
         self._holding = False
         self._owner = uuid4()
@@ -166,7 +168,9 @@ class Service:
                 return
             if (settings := await roots.as_immich_says(connection, self.settings)) != self.settings:
                 self._take(settings)
-            ready = self._ready = await startup.prepare(connection, self.settings, self.metrics, self._upkeep)
+            ready = self._ready = await startup.prepare(
+                connection, self.settings, self.metrics, self._upkeep, self._learning
+            )
             await self._watch.begin(connection, ready.catalog, unheard_before=ready.unheard_before)
             self._served = True
             self.readiness.met(http.Condition.DATABASE)
@@ -180,6 +184,7 @@ class Service:
             tasks = [
                 asyncio.create_task(listening.run(self._proven)),
                 asyncio.create_task(self._sweep_often(ready)),
+                asyncio.create_task(self._learning.follow(self._sweep_now)),
                 asyncio.create_task(self._answer_urgent()),
                 asyncio.create_task(self._watch_mounts()),
                 *(asyncio.create_task(self._reconcile_batches(ready)) for _ in range(self.settings.workers)),
@@ -264,6 +269,7 @@ class Service:
     async def _sweep(self, ready: startup.Ready, asks: list[channel.Ask]) -> None:
         started = time.monotonic()
         self._waiting.clear()
+        await self._learning.ask()
         jobs = self._ownership.jobs
         async with self._pool.connection() as connection:
             await sweep.tidy(connection)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from listener import preflight, recovery, tracking
 from listener.database import Connection
-from listener.immich import api
 from listener.immich.catalog import Catalog
 from listener.immich.layout import Layout
+from listener.immich.learning import Learning
 from listener.ops import logs
 from listener.ops.metrics import Metrics
 from listener.settings import Settings
@@ -39,7 +39,9 @@ class Ready:
     refused: preflight.Problems
 
 
-async def prepare(connection: Connection, settings: Settings, metrics: Metrics, upkeep: Upkeep) -> Ready:
+async def prepare(
+    connection: Connection, settings: Settings, metrics: Metrics, upkeep: Upkeep, learning: Learning
+) -> Ready:
     """Read what this Immich is, judge the jobs, and bring our tables there.
 
     A job that cannot be served is refused by itself. Raises RefusedError where none can be served, and none has copies
@@ -72,19 +74,17 @@ async def prepare(connection: Connection, settings: Settings, metrics: Metrics, 
             target=left.target,
             folder=left.folder,
         )
-    known = await api.features(settings.api_url, settings.api_key)
-    # Unknown: wait for all of it, ML_WAIT_SECONDS at most.
-    features = known or api.Features(smart_search=True, facial_recognition=True, ocr=True)
+    await learning.ask()
     reconciler = Reconciler.compose(
         catalog,
         layout=layout,
         link_mode=settings.link_mode,
         metrics=metrics,
         jobs=settings.jobs,
-        features=features,
+        features=lambda: learning.now,
         ml_wait=settings.ml_wait,
         removal_limit=settings.removal_limit,
     )
     await recovery.mend_notes(connection, reconciler, settings.jobs)
-    sweep = Sweep.compose(catalog, reconciler.planner, (settings.link_mode, features, *settings.jobs))
+    sweep = Sweep.compose(catalog, reconciler.planner, (settings.link_mode, *settings.jobs))
     return Ready(catalog, reconciler, sweep, unheard_before, unfit, refused)

@@ -114,7 +114,8 @@ class Sweep:
         """
         rows = await fetch(connection, self.circumstances, job_params(job))
         others = self.planner.other_prefixes(job)
-        circumstances = hashlib.sha256(repr((self.house, job, others, album_usable, rows)).encode()).hexdigest()
+        around = repr((self.house, self.planner.features(), job, others, album_usable, rows))
+        circumstances = hashlib.sha256(around.encode()).hexdigest()
         params = {**_params(job), "circumstances": circumstances, "other_prefixes": others}
         kinds: tuple[tuple[Literal["asset", "person"], bytes], ...] = (("asset", self.assets), ("person", self.people))
         for kind, text in kinds:

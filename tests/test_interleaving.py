@@ -158,7 +158,7 @@ class Listener:
                 link_mode="auto",
                 metrics=metrics,
                 jobs=self.jobs,
-                features=EVERYTHING,
+                features=lambda: EVERYTHING,
                 ml_wait=86400,
                 removal_limit=None,
             )

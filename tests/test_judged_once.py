@@ -88,7 +88,7 @@ async def test_a_prefix_that_is_swapped_in_the_middle_of_a_batch(
             link_mode="auto",
             metrics=Metrics(),
             jobs=carol.house.jobs,
-            features=Features(smart_search=False, facial_recognition=False, ocr=False),
+            features=lambda: Features(smart_search=False, facial_recognition=False, ocr=False),
             ml_wait=0,
             removal_limit=None,
         )

@@ -117,7 +117,7 @@ async def reconcile(conninfo: str, roots: Roots, job: Job, ids: Sequence[UUID], 
             link_mode=mode,
             metrics=Metrics(),
             jobs=[job],
-            features=NOTHING_ON,
+            features=lambda: NOTHING_ON,
             ml_wait=0,
             removal_limit=None,
         )

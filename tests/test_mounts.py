@@ -265,7 +265,7 @@ async def _reconciler(carol: PhotoHouse, connection: Connection) -> Reconciler:
         link_mode="auto",
         metrics=Metrics(),
         jobs=carol.house.jobs,
-        features=Features(smart_search=False, facial_recognition=False, ocr=False),
+        features=lambda: Features(smart_search=False, facial_recognition=False, ocr=False),
         ml_wait=0,
         removal_limit=None,
     )

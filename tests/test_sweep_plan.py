@@ -102,7 +102,7 @@ async def test_no_large_table_is_read_as_a_whole(immich: ImmichDatabase, roots: 
         )
         await connection.execute(filled.encode())
         everything = Features(smart_search=True, facial_recognition=True, ocr=True)
-        sweep = Sweep.compose(found, Planner.compose(found, [job], everything, 0), ())
+        sweep = Sweep.compose(found, Planner.compose(found, [job], lambda: everything, 0), ())
         links = OriginalLinks(Layout(roots.media, roots.external), target)
 
         async def pages() -> list[int]:

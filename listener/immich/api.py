@@ -1,7 +1,7 @@
 """What Immich's own API says about the server: is it up, which version, which machine learning is on.
 
 These three endpoints need no key; one is sent if there is one. Trouble is never an exception here: the
-answer is None, and one line in the log says why.
+answer is None, and one line in the log says why, unless somebody else is told.
 """
 
 import asyncio
@@ -42,8 +42,17 @@ class Version:
         return f"{self.major}.{self.minor}.{self.patch}"
 
 
-async def features(url: str, key: str | None = None, *, timeout: float = _TIMEOUT) -> Features | None:  # noqa: ASYNC109
-    """Return which machine learning is on, or None if the server does not say. ``timeout``: seconds."""
+async def features(
+    url: str,
+    key: str | None = None,
+    *,
+    timeout: float = _TIMEOUT,  # noqa: ASYNC109
+    tell: Callable[..., None] | None = None,
+) -> Features | None:
+    """Return which machine learning is on, or None if the server does not say. ``timeout``: seconds.
+
+    tell: is told why not, as a message and fields, instead of the log.
+    """
 
     def read(answer: Mapping[str, object]) -> Features:
         smart_search, faces = answer.get("smartSearch"), answer.get("facialRecognition")
@@ -52,7 +61,7 @@ async def features(url: str, key: str | None = None, *, timeout: float = _TIMEOU
             return Features(smart_search, faces, ocr)
         raise ValueError("it does not say which machine learning is on")
 
-    return await _ask(url, "/api/server/features", key, timeout, read)
+    return await _ask(url, "/api/server/features", key, timeout, read, tell or _log.warning)
 
 
 async def version(url: str, key: str | None = None, *, timeout: float = _TIMEOUT) -> Version | None:  # noqa: ASYNC109
@@ -79,9 +88,14 @@ async def ping(url: str, key: str | None = None, *, timeout: float = _TIMEOUT) -
 
 
 async def _ask(
-    url: str, path: str, key: str | None, seconds: float, read: Callable[[Mapping[str, object]], _T]
+    url: str,
+    path: str,
+    key: str | None,
+    seconds: float,
+    read: Callable[[Mapping[str, object]], _T],
+    tell: Callable[..., None] = _log.warning,
 ) -> _T | None:
-    """Return what ``read`` makes of the server's JSON object, or None with a line in the log."""
+    """Return what ``read`` makes of the server's JSON object, or None after telling why."""
     address = f"{url.rstrip('/')}{path}"
     try:
         # To read the certificates takes 50 ms, and most servers are asked within one network, without TLS.
@@ -90,11 +104,11 @@ async def _ask(
             answer = _json_object(await _body(client, address, key))
         return read(answer)
     except (TimeoutError, httpx.TimeoutException):
-        _log.warning("Immich's API does not answer in time", url=address, seconds=seconds, to_do=_TO_DO)
+        tell("Immich's API does not answer in time", url=address, seconds=seconds, to_do=_TO_DO)
     except (httpx.HTTPError, httpx.InvalidURL) as failure:
-        _log.warning("Immich's API cannot be reached", url=address, error=failure, to_do=_TO_DO)
+        tell("Immich's API cannot be reached", url=address, error=failure, to_do=_TO_DO)
     except ValueError as failure:
-        _log.warning("the answer is not one of Immich's API", url=address, why=str(failure), to_do=_TO_DO)
+        tell("the answer is not one of Immich's API", url=address, why=str(failure), to_do=_TO_DO)
     return None
 
 

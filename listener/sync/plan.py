@@ -4,7 +4,7 @@ A key is the id of an asset, source or copy. One query follows it to the source 
 each whether it may be shared, whether Immich is done with it, and what there is of its copy.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from uuid import UUID
 
@@ -78,13 +78,18 @@ class Planner:
 
     sources_query: bytes
     files_query: bytes
-    features: Features
+    features: Callable[[], Features]
     ml_wait: float
     jobs: tuple[Job, ...]
 
     @classmethod
-    def compose(cls, catalog: Catalog, jobs: Sequence[Job], features: Features, ml_wait: float) -> "Planner":
-        """Compose the statements from what this Immich has. ``ml_wait`` is in seconds; ``jobs``: all that there are."""
+    def compose(
+        cls, catalog: Catalog, jobs: Sequence[Job], features: Callable[[], Features], ml_wait: float
+    ) -> "Planner":
+        """Compose the statements from what this Immich has. ``ml_wait`` is in seconds; ``jobs``: all that there are.
+
+        features: tells which machine learning is on at this moment.
+        """
         ocr = query("plan", "ocr_missing") if catalog.has("asset_job_status", "ocrAt") else sql.SQL("false")
         encoded = sql.SQL('source."encodedVideoPath"' if catalog.has("asset", "encodedVideoPath") else "NULL")
         own_edits = own_edits_of(catalog)
@@ -118,6 +123,7 @@ class Planner:
 
     async def sources(self, connection: Connection, job: Job, ids: Sequence[UUID]) -> list[Source]:
         """Read the source assets of one job that these keys lead to, with their copies."""
+        features = self.features()
         sharing = [of_pair for of_pair in self.of_pair(job) if not of_pair.remove_copies]
         rows = await fetch(
             connection,
@@ -133,9 +139,9 @@ class Planner:
                 "pair_uploads": [of_pair.kind == "uploads" for of_pair in sharing],
                 "pair_prefixes": [of_pair.source_path_prefix for of_pair in sharing],
                 "ml_wait": self.ml_wait,
-                "smart_search": self.features.smart_search,
-                "faces": self.features.facial_recognition,
-                "ocr": self.features.ocr,
+                "smart_search": features.smart_search,
+                "faces": features.facial_recognition,
+                "ocr": features.ocr,
             },
         )
         return [Source(*row) for row in rows]

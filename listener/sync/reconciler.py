@@ -10,7 +10,7 @@ any point the key does the rest.
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -67,7 +67,7 @@ class Reconciler:
         link_mode: LinkMode,
         metrics: Metrics,
         jobs: Sequence[Job],
-        features: Features,
+        features: Callable[[], Features],
         ml_wait: float,
         removal_limit: RemovalLimit | None,
     ) -> "Reconciler":

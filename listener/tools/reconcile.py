@@ -21,6 +21,7 @@ from listener.channel import Ask
 from listener.database import Connection, Pool, connect, query
 from listener.immich import api
 from listener.immich.layout import SwappedError
+from listener.immich.learning import Learning
 from listener.ops import logs
 from listener.ops.metrics import Metrics
 from listener.ownership import Ownership
@@ -116,7 +117,9 @@ async def _reconcile(
         names = {job.name for job in jobs}
         jobs = [job for job in settings.jobs if job.name in names]
         await listening.execute(query("channel", "listen_progress"))
-        ready = await startup.prepare(listening, settings, Metrics(), Upkeep(Metrics()))
+        ready = await startup.prepare(
+            listening, settings, Metrics(), Upkeep(Metrics()), Learning(settings.api_url, settings.api_key)
+        )
         # Where a prefix matches nothing its job is refused: what goes then are rows, whatever the folders are.
         if not allow_removal and (refused := [line for job in jobs for line in ready.refused.get(job.name, ())]):
             raise preflight.RefusedError(refused)
@@ -177,7 +180,9 @@ async def _do(
         counts.update(made=len(outcome.made), removed=outcome.removed + outcome.parked, failed=len(outcome.failed))
         return failed | outcome.waiting.keys()
 
-    async def work(ids: Sequence[UUID]) -> set[UUID]:
+    async def work(ids: Sequence[UUID], kind: str = "asset") -> set[UUID]:
+        if kind == "person":
+            return set() if rows_only else count(await ready.reconciler.people(connection, job, ids))
         unsettled: set[UUID] = set()
         while ids:
             outcome = await ready.reconciler.assets(connection, job, ids, rows_only=rows_only)
@@ -200,10 +205,7 @@ async def _do(
             unsettled: set[UUID] = set()
             for start in range(0, len(page.found), _BATCH):
                 ids = [found.key.id for found in page.found[start : start + _BATCH]]
-                if page.found[0].key.kind == "asset":
-                    unsettled |= await work(ids)
-                elif not rows_only:
-                    unsettled |= count(await ready.reconciler.people(connection, job, ids))
+                unsettled |= await work(ids, page.found[0].key.kind)
             if not rows_only:
                 await ready.sweep.remember(connection, page, unsettled)
             looked_at += page.looked_at
