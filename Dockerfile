@@ -24,7 +24,7 @@ COPY --from=build /opt/listener /opt/listener
 WORKDIR /config
 EXPOSE 8080
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + (os.environ.get('HTTP_PORT') or '8080') + '/healthz', timeout=4)"]
+    CMD ["python", "-m", "listener.healthcheck"]
 # It runs as any user; compose sets the one of PUID and PGID.
 ENTRYPOINT ["listener"]
 CMD ["run"]

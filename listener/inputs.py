@@ -27,7 +27,14 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from listener import envfile
+
 DEFAULT_PASSWORD = "postgres"  # noqa: S105 - Immich's well-known default
+# Read by docker-compose.yml alone.
+BY_COMPOSE = frozenset({"UPLOAD_LOCATION", "EXTERNAL_LIBRARY_DIR", "PUID", "PGID"})
+_NEAR = 0.87
+# Immich's own, and as near to ours.
+_OF_IMMICH = frozenset({"DB_DATABASE_NAME_FILE"})
 
 # --- what a value may be -----------------------------------------------------------------------------------
 
@@ -137,6 +144,9 @@ class Variables(BaseSettings):
     db_url: SecretStr | None = Field(
         default=None, description="postgresql://user:password@host:port/database, or leave it out"
     )
+    db_ssl_mode: Annotated[
+        Literal["disable", "allow", "prefer", "require", "verify-full"] | None, BeforeValidator(_lower)
+    ] = Field(default=None, description="disable, allow, prefer, require or verify-full, or leave it out")
     immich_api_url: Annotated[str, AfterValidator(_api_url)] = Field(
         default="http://immich_server:2283", description="an address like http://immich_server:2283"
     )
@@ -199,11 +209,12 @@ class Variables(BaseSettings):
         settings_cls: type[BaseSettings],  # noqa: ARG003
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # The environment is handed in, so that a caller can give another one than the process's.
-        return init_settings, dotenv_settings
+        # The environment is handed in, so that a caller can give another one than the process's; and the values of
+        # .env, which is read by docker compose's rules.
+        return (init_settings,)
 
 
 class JobInput(BaseModel):
@@ -330,16 +341,23 @@ def near(word: str, known: list[str]) -> str:
 # --- the environment ---------------------------------------------------------------------------------------
 
 
-def read_variables(environ: Mapping[str, str], cwd: Path, problems: list[str]) -> Variables:
+def read_variables(environ: Mapping[str, str], cwd: Path, problems: list[str], notes: list[str]) -> Variables:
     """Return the variables; where one cannot be used, its problem is noted and its default stands in."""
     given: dict[str, Any] = {}
+    of_file = _read_env_file(cwd / ".env", environ, problems)
     for name in variable_names():
         value = environ.get(name, "")
+        if not value.strip():
+            value = of_file.values.get(name, "")
+            if name in of_file.unset:
+                notes.append(
+                    f"{name}: its value in .env names a variable that is not set and so is empty there, as in docker "
+                    "compose. Write $$ for a dollar sign"
+                )
         if any(unicodedata.category(char) in {"Cc", "Cs"} for char in value):
             problems.append(f"{name}: holds characters that are not text. Write it on one line.")
         elif value.strip():
             given[name] = value
-    given["_env_file"] = cwd / ".env"
     fields = {alias: info for info in Variables.model_fields.values() for alias in _aliases(info)}
     while True:
         try:
@@ -350,10 +368,38 @@ def read_variables(environ: Mapping[str, str], cwd: Path, problems: list[str]) -
                 problems.append(f"{name}: {in_words(error, fields[name])}")
                 for alias in _aliases(fields[name]):
                     given[alias] = fields[name].default
-        except (OSError, UnicodeDecodeError) as failure:
-            reason = failure.strerror if isinstance(failure, OSError) else "it is not UTF-8 text"
-            problems.append(f".env: cannot be read: {reason}. Make {cwd / '.env'} a readable text file.")
-            given["_env_file"] = None
+
+
+def near_misses(environ: Mapping[str, str], cwd: Path) -> Iterator[str]:
+    """Yield a line for each variable that is none of ours, and probably was meant to be one.
+
+    Immich's own variables may be there, too: none of them is as near.
+    """
+    known = {_squeezed(name): name for name in variable_names()}
+    of_file = _read_env_file(cwd / ".env", environ, [])
+    for name in sorted({*environ, *of_file.values} - {*variable_names(), *BY_COMPOSE, *_OF_IMMICH}):
+        if close := difflib.get_close_matches(_squeezed(name), known, n=1, cutoff=_NEAR):
+            meant = known[close[0]]
+            # HOSTNAME, say: a name of its own, which every container has.
+            if not meant.endswith(f"_{name}"):
+                yield f"{shown(name)[1:-1]}: is no variable of the listener: it has no effect. Did you mean {meant}?"
+
+
+def _squeezed(name: str) -> str:
+    return name.upper().replace("_", "").replace("-", "").replace(".", "")
+
+
+def _read_env_file(path: Path, environ: Mapping[str, str], problems: list[str]) -> envfile.EnvFile:
+    """Return what a file sets; where it cannot be read, that is noted, and it sets nothing."""
+    try:
+        if path.is_file():
+            return envfile.parse(path.read_bytes().decode("utf-8"), environ)
+    except envfile.EnvFileError as failure:
+        problems.append(f".env: {failure}.")
+    except (OSError, UnicodeDecodeError) as failure:
+        reason = failure.strerror if isinstance(failure, OSError) else "it is not UTF-8 text"
+        problems.append(f".env: cannot be read: {reason}. Make {path} a readable text file.")
+    return envfile.EnvFile({}, frozenset())
 
 
 def external_roots(variables: Variables) -> tuple[Path, ...]:

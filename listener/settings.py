@@ -19,7 +19,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import SecretStr, ValidationError
 
-from listener import configfile, inputs
+from listener import configfile, dburl, inputs
 from listener.inputs import ConfigFile, JobInput, Variables
 
 # Connecting may not hang, and a dead peer is noticed within half a minute; a DB_URL may say otherwise.
@@ -120,7 +120,7 @@ def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> S
     cwd = Path.cwd() if cwd is None else cwd
     problems: list[str] = []
     notes: list[str] = []
-    variables = inputs.read_variables(environ, cwd, problems)
+    variables = inputs.read_variables(environ, cwd, problems, notes)
     settings = Settings(
         conninfo=_conninfo(variables, cwd, problems, notes),
         media_root=Path(variables.upload_location_mount),
@@ -139,14 +139,15 @@ def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> S
         http_port=variables.http_port,
         log_level=variables.log_level,
         log_format=variables.log_format,
-        notes=tuple(notes),
+        notes=(),
         password_file=cwd / variables.db_password_file if variables.db_password_file and not variables.db_url else None,
     )
+    (problems or notes).extend(inputs.near_misses(environ, cwd))
     if problems:
         # A quoted value may hold anything; each problem stays one line.
         lines = (line if line.isprintable() else repr(line)[1:-1] for line in problems)
         raise SettingsError(tuple(dict.fromkeys(lines)))
-    return settings
+    return replace(settings, notes=tuple(notes))
 
 
 def with_password(settings: Settings) -> Settings:
@@ -230,6 +231,7 @@ def _secret(variables: Variables, name: str, cwd: Path, problems: list[str]) -> 
 
 def _conninfo(variables: Variables, cwd: Path, problems: list[str], notes: list[str]) -> str:
     if variables.db_url is None:
+        ssl = dburl.with_ssl_mode({}, variables.db_ssl_mode) if variables.db_ssl_mode else {}
         return make_conninfo(
             "",
             host=variables.db_hostname,
@@ -237,21 +239,19 @@ def _conninfo(variables: Variables, cwd: Path, problems: list[str], notes: list[
             user=variables.db_username,
             password=_secret(variables, "DB_PASSWORD", cwd, problems),
             dbname=variables.db_database_name,
-            **_CONNECTION,
+            **{**_CONNECTION, **ssl},
         )
     others = {name.upper() for name in variables.model_fields_set if name.startswith("db_")} - {"DB_URL"}
     if others:
         notes.append(f"DB_URL is set: no effect has {', '.join(sorted(others))}")
-    url = variables.db_url.get_secret_value()
     try:
-        parts = conninfo_to_dict(url) if url.startswith(("postgresql://", "postgres://")) else {}
-    except psycopg.ProgrammingError:
-        parts = {}  # libpq's own words may quote the password
-    if not parts.get("host") or not parts.get("dbname"):
-        todo = "Set it to postgresql://user:password@host:port/database, or leave it out"
-        problems.append(f"DB_URL: is not the address of a database. {todo}.")
-        return ""
-    return make_conninfo("", **{**_CONNECTION, **parts})
+        return make_conninfo("", **{**_CONNECTION, **dburl.parse(variables.db_url.get_secret_value().strip())})
+    except dburl.DatabaseUrlError as failure:
+        problems.append(f"DB_URL: {failure}. {dburl.TO_DO}.")
+    except psycopg.Error:
+        # libpq's own words may quote the password.
+        problems.append(f"DB_URL: is not the address of a database. {dburl.TO_DO}.")
+    return ""
 
 
 # --- jobs --------------------------------------------------------------------------------------------------

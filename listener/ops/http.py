@@ -100,6 +100,11 @@ async def serve(host: str, port: int, metrics: Metrics, readiness: Readiness, *,
 
 async def _bind(host: str, port: int) -> socket.socket:
     try:
+        if (host := host.removeprefix("[").removesuffix("]")) == "::":
+            # All addresses, of IPv4 too: some systems would take those of IPv6 alone.
+            return socket.create_server(
+                (host, port), family=socket.AF_INET6, backlog=64, dualstack_ipv6=socket.has_dualstack_ipv6()
+            )
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         family, _, _, _, address = found[0]
         return socket.create_server(address, family=family, backlog=64)
