@@ -66,6 +66,10 @@ _READ_ONLY = (
     "the database is read-only for the role {role!r} (default_transaction_read_only is on): no copy can be written. "
     "Turn it off where it is set: for the role, the database or the server"
 )
+_UNTRIGGERED = (
+    "session_replication_role is not origin for the role {role!r}: Immich's triggers would not run for what we write, "
+    "and phones would never see it. Reset it where it is set: ALTER ROLE ... RESET session_replication_role"
+)
 
 
 class FencedError(Exception):
@@ -149,7 +153,7 @@ class Pool(AsyncConnectionPool[Connection]):
             max_size=size,
             configure=self._prepare,
             check=self._answers,
-            kwargs={"autocommit": True},
+            kwargs={"autocommit": True, "client_encoding": "utf8"},
             open=False,
             name="reconcilers",
         )
@@ -172,7 +176,7 @@ class Pool(AsyncConnectionPool[Connection]):
 
 async def connect(conninfo: str) -> Connection:
     """Open one autocommit connection of ours. Raises psycopg.OperationalError, RefusedError."""
-    connection = await Connection.connect(conninfo, autocommit=True)
+    connection = await Connection.connect(conninfo, autocommit=True, client_encoding="utf8")
     async with _closed_on_error(connection):
         await _check_server(connection, conninfo)
         await prepare_session(connection)
@@ -190,7 +194,7 @@ async def _closed_on_error(connection: Connection) -> AsyncIterator[None]:
 
 async def _check_server(connection: Connection, conninfo: str) -> None:
     """Raise RefusedError where notifications would not arrive, or nothing can be written. Changes no session."""
-    ((backend, recovering, read_only),) = await fetch(connection, query("session", "server"), {})
+    ((backend, recovering, read_only, untriggered),) = await fetch(connection, query("session", "server"), {})
     # A pooler speaks for itself when it greets. One that keeps a session for each client is as good as the server.
     if backend != connection.info.backend_pid and await _shares_sessions(connection, conninfo, backend):
         raise RefusedError([_POOLER])
@@ -198,12 +202,14 @@ async def _check_server(connection: Connection, conninfo: str) -> None:
         raise RefusedError([_REPLICA])
     if read_only:
         raise RefusedError([_READ_ONLY.format(role=connection.info.user)])
+    if untriggered:
+        raise RefusedError([_UNTRIGGERED.format(role=connection.info.user)])
 
 
 async def _shares_sessions(connection: Connection, conninfo: str, backend: int) -> bool:
     """Tell whether a second client is served by the same sessions of the server as this one, which is idle."""
     mine, others = {backend}, set[int]()
-    async with await Connection.connect(conninfo, autocommit=True) as other:
+    async with await Connection.connect(conninfo, autocommit=True, client_encoding="utf8") as other:
         for _ in range(_COMPARISONS):
             for one, seen in ((other, others), (connection, mine)):
                 ((pid,),) = await fetch(one, query("session", "backend"), {})

@@ -1,43 +1,79 @@
 -- name: server
 -- Asked before anything is set: a pooler may give this session to somebody else at once, settings and all.
-SELECT pg_backend_pid(), pg_is_in_recovery(), current_setting('transaction_read_only')::boolean
+-- And whether Immich's triggers are switched off for this role, which only a superuser's session may take back.
+SELECT pg_backend_pid(), pg_is_in_recovery(), current_setting('transaction_read_only')::boolean,
+       current_setting('session_replication_role') <> 'origin' AND NOT current_setting('is_superuser')::boolean
 
 -- name: backend
 -- Which process of the server answers: behind a pooler it may be another one each time.
 SELECT pg_backend_pid()
 
 -- name: settings
+-- A role and a database may have settings of their own (ALTER ROLE ... SET), and a server may. What our statements mean, and
+-- whether they end, is none of that: all of it is set here. How much memory they may take is left as it is.
 -- Quiet: our triggers do not tell us of what we write ourselves.
 -- jit off: compiling costs more than any of our statements runs. Generic plans: the statements join a few
--- hundred ids by index, the same way each time, and planning each anew would double the latency.
+-- hundred ids by index, the same way each time, and planning each anew would double the latency. And no way of
+-- joining is switched off.
 -- The time limits keep a frozen statement or a waiting lock from holding Immich up. Idle we may be for hours, also
 -- where the role or the server ends idle sessions. What stands behind a lock is to be read after the lock is ours:
 -- no other isolation will do. The keepalives are the server's: the locks of a listener whose machine is gone go with
 -- its session, which would otherwise last two hours.
 -- What we update is stamped ahead (_face_sync.immich_uuid_v7): Immich's triggers find their functions by this path.
-SELECT set_config('face_sync.quiet', 'on', false),
-       set_config('search_path', '_face_sync, ' || current_setting('search_path'), false),
-       set_config('TimeZone', 'UTC', false),
-       set_config('jit', 'off', false),
-       set_config('plan_cache_mode', 'force_generic_plan', false),
-       set_config('statement_timeout', '60s', false),
+-- Immich's tables are in public; the types of its extensions may be elsewhere.
+-- Not every PostgreSQL has all of these. The time limits come first: the others must have the time to be set.
+SELECT set_config('statement_timeout', '60s', false),
        set_config('lock_timeout', '10s', false),
        set_config('idle_in_transaction_session_timeout', '60s', false),
-       CASE WHEN current_setting('server_version_num')::integer >= 140000
-            THEN set_config('idle_session_timeout', '0', false) END,
-       set_config('default_transaction_isolation', 'read committed', false),
-       set_config('tcp_keepalives_idle', '10', false),
-       set_config('tcp_keepalives_interval', '5', false),
-       set_config('tcp_keepalives_count', '3', false),
-       set_config('tcp_user_timeout', '30s', false)
+       set_config('face_sync.quiet', 'on', false),
+       set_config('search_path', (SELECT string_agg(quote_ident(path.name), ', ' ORDER BY path.number, path.name)
+                                  FROM (SELECT '_face_sync' AS name, 1 AS number
+                                        UNION SELECT 'public', 2
+                                        UNION SELECT schema.nspname, 3
+                                        FROM pg_extension AS extension
+                                        JOIN pg_namespace AS schema ON schema.oid = extension.extnamespace
+                                        WHERE schema.nspname NOT IN ('pg_catalog', 'public')) AS path), false),
+       (SELECT count(set_config(there.name, wanted.value, false))
+        FROM (VALUES ('idle_session_timeout', '0'),
+                     ('transaction_timeout', '0'),
+                     ('default_transaction_isolation', 'read committed'),
+                     ('default_transaction_deferrable', 'off'),
+                     ('tcp_keepalives_idle', '10'),
+                     ('tcp_keepalives_interval', '5'),
+                     ('tcp_keepalives_count', '3'),
+                     ('tcp_user_timeout', '30s'),
+                     ('exit_on_error', 'off'),
+                     ('client_min_messages', 'warning'),
+                     ('client_encoding', 'UTF8'),
+                     ('standard_conforming_strings', 'on'),
+                     ('backslash_quote', 'safe_encoding'),
+                     ('quote_all_identifiers', 'off'),
+                     ('array_nulls', 'on'),
+                     ('transform_null_equals', 'off'),
+                     ('bytea_output', 'hex'),
+                     ('DateStyle', 'ISO, MDY'),
+                     ('IntervalStyle', 'postgres'),
+                     ('TimeZone', 'UTC'),
+                     ('extra_float_digits', '1'),
+                     ('xmlbinary', 'base64'),
+                     ('xmloption', 'content'),
+                     ('row_security', 'on'),
+                     ('check_function_bodies', 'on'),
+                     ('jit', 'off'),
+                     ('plan_cache_mode', 'force_generic_plan')) AS wanted(name, value)
+        JOIN pg_settings AS there ON lower(there.name) = lower(wanted.name)),
+       (SELECT count(set_config(name, boot_val, false)) FROM pg_settings
+        WHERE setting <> boot_val AND (starts_with(name, 'enable_') OR starts_with(name, 'geqo') OR name LIKE '%_collapse_limit')),
+       CASE WHEN current_setting('session_replication_role') <> 'origin'
+            THEN set_config('session_replication_role', 'origin', false) END
 
 -- name: functions
 -- Session functions live in pg_temp: nothing of ours is left in Immich's schema, and each statement can use
 -- them as plain SQL. copy_id: the id of a copied row is the same at every try, and shaped as UUID version 4,
 -- the only shape that Immich's API and its phones accept. ahead: an updateId of version 7 three seconds from
 -- now, or as many milliseconds as the transaction says, so that no phone's mark passes a row before its transaction
--- commits. immich_setting: one of Immich's settings;
--- the listener's own role may not read their table, which holds passwords, and asks a function for those it needs.
+-- commits. immich_setting: one of Immich's settings; the listener's own role may not read their table, which holds
+-- passwords, and asks a function for those it needs.
 -- below: is a path below a folder by the letter, whatever slashes and single dots mean nothing? One with two dots is below
 -- none. The same rule as Layout.relative has.
 DO $do$
