@@ -10,8 +10,8 @@ export PIP_ROOT_USER_ACTION := ignore
 
 help:
 	@echo "make demo   a real Immich's recorded writes, copied while you watch (no Immich is needed)"
-	@echo "make test   the tests, on PostgreSQL 18. On 16 or 15: make test TEST_POSTGRES=16. On a server that is there"
-	@echo "            already, with pgvector: make test TEST_DATABASE_URL=postgresql://superuser@host/postgres"
+	@echo "make test   the tests, on PostgreSQL 18. On 16, 15 or 14 (which needs npm): make test TEST_POSTGRES=14. On a server"
+	@echo "            that is there already, with pgvector: make test TEST_DATABASE_URL=postgresql://superuser@host/postgres"
 	@echo "make soak   the tests that are too long for every commit"
 	@echo "make chaos  every kind of fault while Immich writes, and a table of what was lost; SEED=... for the same again"
 	@echo "make odd    what one odd file, folder, setting or job does: the tests of that, and their table"
@@ -23,6 +23,7 @@ demo: $(STAMP)
 	@$(BIN)/listener demo
 
 test: $(STAMP)
+	@test "$(TEST_POSTGRES)" != 14 || $(BIN)/python -m tests.postgres14
 	@test "$(TEST_POSTGRES)" != 15 || $(BIN)/python -m pip install --quiet --group postgres15
 	@$(BIN)/pytest -n 2 --dist worksteal -m "not soak"
 

