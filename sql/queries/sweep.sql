@@ -28,11 +28,13 @@ WITH page AS MATERIALIZED (
                 OR NOT %(uploads)s AND asset.visibility = 'hidden' AND NOT asset."isExternal" AND asset."libraryId" IS NOT NULL)
          ORDER BY asset.id LIMIT %(limit)s)
         UNION
-        -- Copies of another job of the same users are that one's to look at. Asked one by one, by the key.
+        -- Copies of another job of the same users are that one's to look at. Asked one by one, by the key; not by NOT EXISTS,
+        -- since PostgreSQL 14 takes it that hardly any are left, and would sort all.
         (SELECT map.source_asset_id FROM public._face_sync_asset_map AS map
          WHERE map.source_asset_id > %(after)s AND map.source_user_id = %(source_user)s AND map.target_user_id = %(target_user)s
-           AND NOT EXISTS (SELECT FROM asset AS copy, unnest(%(other_prefixes)s::text[]) AS other(prefix)
-                           WHERE copy.id = map.target_asset_id AND pg_temp.below(copy."originalPath", other.prefix))
+           AND (SELECT true FROM asset AS copy, unnest(%(other_prefixes)s::text[]) AS other(prefix)
+                WHERE copy.id = map.target_asset_id AND pg_temp.below(copy."originalPath", other.prefix)
+                LIMIT 1) IS NOT TRUE
          ORDER BY map.source_asset_id LIMIT %(limit)s)
         UNION
         (SELECT intent.source_asset_id FROM public._face_sync_intent AS intent
