@@ -101,6 +101,7 @@ def test_what_an_admin_switches_off_or_on_is_taken_over_by_the_next_sweep(
     home.copied(photo)
     api.says = ALL
     home.house.sweep()
+    eventually(lambda: home.service._learning.now.smart_search)
     late = home.alice.upload("late.jpg", learning=())
     home.house.sweep()
     eventually(lambda: waiting(home) == {"smart search": 1})
