@@ -7,6 +7,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from listener import settings
 from tests.configured import EXTERNAL, only_problem
+from tests.oddities import Oddity
 
 IMMICH = {"host": "h", "user": "u", "password": "p", "dbname": "immich"}
 
@@ -85,12 +86,19 @@ def test_an_address_is_understood(url: str, wanted: dict[str, str], tmp_path: Pa
         ("postgresql://u:hunter2@h/immich?x", "is not the address of a database"),
     ],
 )
-def test_what_is_not_understood_is_named_and_no_password_is(url: str, words: str, tmp_path: Path) -> None:
+def test_what_is_not_understood_is_named_and_no_password_is(
+    url: str, words: str, tmp_path: Path, oddity: Oddity
+) -> None:
     problem = only_problem(EXTERNAL | {"DB_URL": url}, tmp_path)
     assert problem.startswith("DB_URL: ")
     assert words in problem
     assert "hunt" not in problem
     assert "er2" not in problem
+    oddity(
+        "DB_URL has a parameter that nobody knows.",
+        "DB_URL: has a parameter sslmud, which is not known here. Leave it out.",
+        "What Immich takes is taken: sslmode=no-verify, uselibpqcompat, schema, socket:.",
+    )
 
 
 def test_the_mode_of_tls_is_a_variable_as_in_immich(tmp_path: Path) -> None:

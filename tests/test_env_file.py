@@ -7,6 +7,7 @@ import pytest
 from listener import envfile, settings
 from listener.settings import SettingsError
 from tests.configured import EXTERNAL, only_problem
+from tests.oddities import Oddity
 
 # Each as docker compose (compose-go 2) reads it.
 VALUES = [
@@ -78,13 +79,18 @@ def test_a_value_is_what_compose_makes_of_it(text: str, value: str) -> None:
 
 @pytest.mark.parametrize(("text", "line", "words"), ERRORS)
 def test_what_cannot_be_read_is_told_by_its_line_and_not_by_what_it_says(
-    text: str, line: int, words: str, tmp_path: Path
+    text: str, line: int, words: str, tmp_path: Path, oddity: Oddity
 ) -> None:
     (tmp_path / ".env").write_text(text)
     problem = only_problem(EXTERNAL, tmp_path)
     assert problem.startswith(f".env: line {line} ")
     assert words in problem
     assert "hunter" not in problem
+    oddity(
+        ".env has an open quote, KEY: value, or a line that is none.",
+        ".env: line 2 opens a quote that is never closed",
+        "Nothing starts with another password than the one that was meant.",
+    )
 
 
 def test_a_name_alone_is_what_the_environment_has() -> None:
@@ -118,12 +124,17 @@ def test_a_dollar_sign_that_stands_for_nothing_is_told_and_is_empty_as_in_compos
         ("DB_PASSWD", "DB_PASSWORD"),
     ],
 )
-def test_a_name_that_is_nearly_one_of_ours_is_told(name: str, meant: str, tmp_path: Path) -> None:
+def test_a_name_that_is_nearly_one_of_ours_is_told(name: str, meant: str, tmp_path: Path, oddity: Oddity) -> None:
     (tmp_path / ".env").write_text(f"{name}=hunter2\n")
     (note,) = settings.load(EXTERNAL, tmp_path).notes
     assert note == f"{name}: is no variable of the listener: it has no effect. Did you mean {meant}?"
     (tmp_path / ".env").unlink()
     assert settings.load(EXTERNAL | {name: "hunter2"}, tmp_path).notes == (note,)
+    oddity(
+        "TARGET_USERID is set for TARGET_USER_ID.",
+        "TARGET_USERID: is no variable of the listener: it has no effect. Did you mean TARGET_USER_ID?",
+        "All other settings hold; variables of Immich's own are no mistakes.",
+    )
 
 
 def test_where_something_is_missing_the_name_that_is_nearly_it_is_told_beside_it(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from listener.ops import http
 from listener.ops.http import Readiness
 from listener.ops.metrics import Metrics
 from tests.conftest import eventually_async
+from tests.oddities import Oddity
 
 HOSTS = (
     "0.0.0.0",  # noqa: S104 - tried
@@ -57,7 +58,9 @@ def ask(folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("host", HOSTS)
-async def test_it_asks_where_the_listener_serves(host: str, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+async def test_it_asks_where_the_listener_serves(
+    host: str, caplog: pytest.LogCaptureFixture, tmp_path: Path, oddity: Oddity
+) -> None:
     if ":" in host and not _IPV6:
         pytest.skip("this machine has no IPv6")
     async with serving(host, caplog) as port:
@@ -69,6 +72,11 @@ async def test_it_asks_where_the_listener_serves(host: str, caplog: pytest.LogCa
     done = await asyncio.to_thread(ask, tmp_path, HTTP_HOST=host, HTTP_PORT=str(port))
     assert done.returncode == 1
     assert "the listener does not answer" in done.stderr
+    oddity(
+        "HTTP_HOST is :: or one address.",
+        "/healthz at ::1 port 8080 says 200",
+        "The health check of the image asks there.",
+    )
 
 
 def test_it_reads_what_the_listener_reads(tmp_path: Path) -> None:

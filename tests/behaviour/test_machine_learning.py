@@ -11,6 +11,7 @@ import pytest
 from listener.immich import learning
 from tests.behaviour.conftest import Home
 from tests.conftest import eventually
+from tests.oddities import Oddity
 
 # Not about a release.
 pytestmark = pytest.mark.releases(since="3.0.3", until="3.0.3")
@@ -63,7 +64,11 @@ def waiting(home: Home) -> dict[str, float]:
 
 
 def test_an_api_that_is_away_when_we_connect_is_asked_again_and_what_waited_comes_at_once(
-    new_home: Callable[..., Home], api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    new_home: Callable[..., Home],
+    api: Api,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    oddity: Oddity,
 ) -> None:
     monkeypatch.setattr(learning, "UNKNOWN_PAUSE", 0.05)
     home = new_home()
@@ -84,6 +89,11 @@ def test_an_api_that_is_away_when_we_connect_is_asked_again_and_what_waited_come
     eventually(lambda: api.asked > asked)
     # Known by now: asked with each sweep only.
     assert api.asked <= asked + 2
+    oddity(
+        "Immich's API is away when the listener connects, and machine learning is off.",
+        "the answer is not one of Immich's API … until then photos wait for all machine learning there is (once)",
+        "It is asked every few seconds; what waited is copied at once.",
+    )
 
 
 def test_what_an_admin_switches_off_or_on_is_taken_over_by_the_next_sweep(

@@ -10,6 +10,7 @@ from listener import database, sweep
 from listener.database import Connection
 from tests.behaviour.conftest import Home
 from tests.conftest import eventually
+from tests.oddities import Oddity
 
 # Not about a release.
 pytestmark = pytest.mark.releases(since="3.0.3", until="3.0.3")
@@ -69,7 +70,7 @@ def ahead_ms(home: Home, copy: UUID) -> float:
 
 
 def test_a_batch_that_cannot_be_written_in_time_is_written_by_portions_and_it_is_kept_in_mind_how_large(
-    new_home: Callable[..., Home], caplog: pytest.LogCaptureFixture
+    new_home: Callable[..., Home], caplog: pytest.LogCaptureFixture, oddity: Oddity
 ) -> None:
     home = new_home()
     slow_inserts(home, photo=0.05)
@@ -80,15 +81,20 @@ def test_a_batch_that_cannot_be_written_in_time_is_written_by_portions_and_it_is
     assert inserted(home) < 120 + 60
     assert "fewer are written at once" in caplog.text
     assert failures(home) == []
+    oddity(
+        "The database needs 50 ms for each row: 120 photos do not get done in the 2.5 s of a transaction.",
+        "the database takes long to write copies: fewer are written at once. Look at its disk",
+        "All are copied, fewer at once; one try was in vain.",
+    )
 
 
 def test_a_photo_that_takes_longer_than_a_transaction_may_is_shared_and_phones_cannot_miss_it(
-    new_home: Callable[..., Home], caplog: pytest.LogCaptureFixture
+    new_home: Callable[..., Home], caplog: pytest.LogCaptureFixture, oddity: Oddity
 ) -> None:
     home = new_home()
-    slow_inserts(home, slow=3.5)
+    slow_inserts(home, slow=2.8)
     slow = home.alice.upload("slow.jpg")
-    others = [home.alice.upload(f"photo {number}.jpg") for number in range(5)]
+    others = [home.alice.upload(f"photo {number}.jpg") for number in range(2)]
     home.start()
     seen: list[float] = []
 
@@ -105,6 +111,11 @@ def test_a_photo_that_takes_longer_than_a_transaction_may_is_shared_and_phones_c
     eventually(lambda: all(home.copy_of(photo) for photo in others))
     assert failures(home) == []
     assert home.service.metrics.reconnects._value.get() == 0
+    oddity(
+        "The database needs 3 s to write one photo.",
+        "the database takes long to write one copy: it is given more time. Look at its disk",
+        "It is shared, stamped so far ahead that no phone misses it; so are the others.",
+    )
 
 
 def test_a_photo_that_takes_too_long_by_far_is_told_and_delays_no_other_for_ever(
@@ -147,7 +158,7 @@ def slow_pages(home: Home, seconds: float) -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_page_of_a_sweep_that_takes_too_long_is_read_smaller_in_the_same_session(
-    new_home: Callable[..., Home], caplog: pytest.LogCaptureFixture
+    new_home: Callable[..., Home], caplog: pytest.LogCaptureFixture, oddity: Oddity
 ) -> None:
     home = new_home()
     photos = [home.alice.upload(f"photo {number}.jpg") for number in range(25)]
@@ -159,11 +170,16 @@ def test_a_page_of_a_sweep_that_takes_too_long_is_read_smaller_in_the_same_sessi
     assert home.service.metrics.reconnects._value.get() == 0
     assert home.service.metrics.sweeps.labels(outcome="slow")._value.get() == 0
     home.settled()
+    oddity(
+        "A page of the sweep takes longer than a statement may.",
+        "the database takes too long to look through so many photos: fewer are looked at once",
+        "The sweep ends, in the same session.",
+    )
 
 
 @pytest.mark.usefixtures("impatient")
 def test_a_database_that_is_too_slow_for_any_page_puts_the_sweep_off_and_events_are_served(
-    new_home: Callable[..., Home], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    new_home: Callable[..., Home], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, oddity: Oddity
 ) -> None:
     monkeypatch.setattr(sweep, "_SLOW_PAUSE", 0.1)
     home = new_home()
@@ -181,3 +197,8 @@ def test_a_database_that_is_too_slow_for_any_page_puts_the_sweep_off_and_events_
     eventually(lambda: metrics.sweeps.labels(outcome="done")._value.get() > done, within=15)
     assert metrics.reconnects._value.get() == 0
     home.settled()
+    oddity(
+        "Not even one photo can be looked through in the time of a statement.",
+        "the database takes too long to answer: the sweep begins again. Look at its disk",
+        "New photos are shared by their events, in the same session.",
+    )
