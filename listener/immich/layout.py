@@ -161,7 +161,7 @@ class Layout:
         motion_part: the source's id, if it is the motion part of a live photo: one that lies elsewhere (Android, in a
         library: with Immich) gets a place of its own, by its id.
         """
-        if job.kind == "uploads" and not below(source_original, str(self.media_root)):
+        if job.kind == "uploads" and motion_part is None and not below(source_original, str(self.media_root)):
             raise RefusedPathError(
                 f"the upload lies at {source_original!r}, outside Immich's media root {str(self.media_root)!r}: "
                 "correct its path in Immich, or UPLOAD_LOCATION_MOUNT"
