@@ -9,6 +9,7 @@ it may be a password.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 _SPACES = "\t\v\f\r \x85\xa0"
 _KEY = re.compile(r"(?:export[\t\v\f\r \x85\xa0]+)?(?P<key>[\w.\-\[\]]+)[\t\v\f\r \x85\xa0]*(?P<sign>[=:]|\n|\Z)")
@@ -47,6 +48,19 @@ def parse(text: str, environ: Mapping[str, str]) -> EnvFile:
     Raises EnvFileError.
     """
     return _Parser(text, environ).parse()
+
+
+def read(path: Path, environ: Mapping[str, str], problems: list[str]) -> EnvFile:
+    """Return what a file sets, if it is there; where it cannot be read, that is noted, and it sets nothing."""
+    try:
+        if path.is_file():
+            return parse(path.read_bytes().decode("utf-8"), environ)
+    except EnvFileError as failure:
+        problems.append(f".env: {failure}.")
+    except (OSError, UnicodeDecodeError) as failure:
+        reason = failure.strerror if isinstance(failure, OSError) else "it is not UTF-8 text"
+        problems.append(f".env: cannot be read: {reason}. Make {path} a readable text file.")
+    return EnvFile({}, frozenset())
 
 
 class _Parser:

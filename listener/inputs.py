@@ -30,11 +30,6 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from listener import envfile
 
 DEFAULT_PASSWORD = "postgres"  # noqa: S105 - Immich's well-known default
-# Read by docker-compose.yml alone.
-BY_COMPOSE = frozenset({"UPLOAD_LOCATION", "EXTERNAL_LIBRARY_DIR", "PUID", "PGID"})
-_NEAR = 0.87
-# Immich's own, and as near to ours.
-_OF_IMMICH = frozenset({"DB_DATABASE_NAME_FILE"})
 
 # --- what a value may be -----------------------------------------------------------------------------------
 
@@ -344,7 +339,7 @@ def near(word: str, known: list[str]) -> str:
 def read_variables(environ: Mapping[str, str], cwd: Path, problems: list[str], notes: list[str]) -> Variables:
     """Return the variables; where one cannot be used, its problem is noted and its default stands in."""
     given: dict[str, Any] = {}
-    of_file = _read_env_file(cwd / ".env", environ, problems)
+    of_file = envfile.read(cwd / ".env", environ, problems)
     for name in variable_names():
         value = environ.get(name, "")
         if not value.strip():
@@ -368,38 +363,6 @@ def read_variables(environ: Mapping[str, str], cwd: Path, problems: list[str], n
                 problems.append(f"{name}: {in_words(error, fields[name])}")
                 for alias in _aliases(fields[name]):
                     given[alias] = fields[name].default
-
-
-def near_misses(environ: Mapping[str, str], cwd: Path) -> Iterator[str]:
-    """Yield a line for each variable that is none of ours, and probably was meant to be one.
-
-    Immich's own variables may be there, too: none of them is as near.
-    """
-    known = {_squeezed(name): name for name in variable_names()}
-    of_file = _read_env_file(cwd / ".env", environ, [])
-    for name in sorted({*environ, *of_file.values} - {*variable_names(), *BY_COMPOSE, *_OF_IMMICH}):
-        if close := difflib.get_close_matches(_squeezed(name), known, n=1, cutoff=_NEAR):
-            meant = known[close[0]]
-            # HOSTNAME, say: a name of its own, which every container has.
-            if not meant.endswith(f"_{name}"):
-                yield f"{shown(name)[1:-1]}: is no variable of the listener: it has no effect. Did you mean {meant}?"
-
-
-def _squeezed(name: str) -> str:
-    return name.upper().replace("_", "").replace("-", "").replace(".", "")
-
-
-def _read_env_file(path: Path, environ: Mapping[str, str], problems: list[str]) -> envfile.EnvFile:
-    """Return what a file sets; where it cannot be read, that is noted, and it sets nothing."""
-    try:
-        if path.is_file():
-            return envfile.parse(path.read_bytes().decode("utf-8"), environ)
-    except envfile.EnvFileError as failure:
-        problems.append(f".env: {failure}.")
-    except (OSError, UnicodeDecodeError) as failure:
-        reason = failure.strerror if isinstance(failure, OSError) else "it is not UTF-8 text"
-        problems.append(f".env: cannot be read: {reason}. Make {path} a readable text file.")
-    return envfile.EnvFile({}, frozenset())
 
 
 def external_roots(variables: Variables) -> tuple[Path, ...]:

@@ -19,7 +19,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import SecretStr, ValidationError
 
-from listener import configfile, dburl, inputs
+from listener import configfile, dburl, envfile, inputs, misspelt
 from listener.inputs import ConfigFile, JobInput, Variables
 
 # Connecting may not hang, and a dead peer is noticed within half a minute; a DB_URL may say otherwise.
@@ -142,7 +142,8 @@ def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> S
         notes=(),
         password_file=cwd / variables.db_password_file if variables.db_password_file and not variables.db_url else None,
     )
-    (problems or notes).extend(inputs.near_misses(environ, cwd))
+    given = {*environ, *envfile.read(cwd / ".env", environ, []).values}
+    (problems or notes).extend(misspelt.told(given, inputs.variable_names()))
     if problems:
         # A quoted value may hold anything; each problem stays one line.
         lines = (line if line.isprintable() else repr(line)[1:-1] for line in problems)
