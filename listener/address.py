@@ -3,6 +3,7 @@
 from listener import settings
 from listener.ops import logs
 from listener.settings import Settings
+from listener.threads import SilentFolderError, lane_of, run
 
 log = logs.get("address")
 
@@ -17,11 +18,12 @@ class Address:
         self._settings = configured
         self._limited = logs.Limited(log)
 
-    def __call__(self) -> str:
+    async def __call__(self) -> str:
         """Return the conninfo, with the password that its file holds now, or the last that it held."""
         try:
-            now = settings.with_password(self._settings)
-        except settings.SettingsError as error:
+            with lane_of(str(self._settings.password_file)).used():
+                now = await run(settings.with_password, self._settings)
+        except (settings.SettingsError, SilentFolderError) as error:
             # Whoever changes the password may be writing it at this moment.
             self._limited.warning("the password cannot be read: the one from before is used", reason=str(error))
             return self._settings.conninfo

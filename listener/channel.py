@@ -6,15 +6,18 @@ notification is a hint and carries ids only; one that cannot be read is counted,
 dropped, and the sweep finds what it meant.
 """
 
+import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 import psycopg
 
 from listener.database import Connection, UnansweredError, connect, query
+from listener.faults import EveryonesError
 from listener.ops import logs
 from listener.ops.metrics import Metrics
 from listener.workqueue import Key
@@ -43,7 +46,7 @@ class UnreadableError(ValueError):
         self.reason = reason
 
 
-class SilentError(Exception):
+class SilentError(EveryonesError):
     """The proof of life did not come back: the connection is dead or cannot LISTEN."""
 
 
@@ -160,12 +163,14 @@ class Listening:
         silent = SilentError(f"no notification came back within {self._within:g} s")
         end = time.monotonic() + self._within
         try:
-            with self._connection.answering(self._within):
-                await self._connection.execute(
-                    query("channel", "notify"),
-                    {"channel": CHANNEL, "payload": json.dumps({"v": VERSION, "kind": "ping", "id": proof})},
-                )
-        except UnansweredError as error:
+            # The answer is waited for so long, and the connection, which something else may be using.
+            async with asyncio.timeout(2 * self._within):
+                with self._connection.answering(self._within):
+                    await self._connection.execute(
+                        query("channel", "notify"),
+                        {"channel": CHANNEL, "payload": json.dumps({"v": VERSION, "kind": "ping", "id": proof})},
+                    )
+        except (UnansweredError, TimeoutError) as error:
             raise silent from error
         if not await self._hear(end - time.monotonic(), until=proof):
             raise silent
@@ -175,14 +180,16 @@ class Listening:
         end = time.monotonic() + seconds
         proven = False
         while not proven and (left := end - time.monotonic()) > 0:
-            # Not left early: the iterator would drop what arrived with the proof.
-            async for notify in self._connection.notifies(timeout=left, stop_after=1):
-                notification = self._decode(notify)
-                if notification is None:
-                    continue
-                if notification.proof is None:
-                    self._on_notification(notification)
-                proven |= until is not None and notification.proof == until
+            # Not left early: the iterator would drop what arrived with the proof. Whatever goes wrong, it is closed: it
+            # holds the lock of the connection.
+            async with aclosing(self._connection.notifies(timeout=left, stop_after=1)) as notifies:
+                async for notify in notifies:
+                    notification = self._decode(notify)
+                    if notification is None:
+                        continue
+                    if notification.proof is None:
+                        self._on_notification(notification)
+                    proven |= until is not None and notification.proof == until
         return proven
 
     def _decode(self, notify: psycopg.Notify) -> Notification | None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 from weakref import WeakSet
@@ -21,6 +21,7 @@ from psycopg.abc import PQGen
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
+from listener.faults import EveryonesError
 from listener.sqlfiles import named_queries
 
 _T = TypeVar("_T")
@@ -72,7 +73,7 @@ _UNTRIGGERED = (
 )
 
 
-class FencedError(Exception):
+class FencedError(EveryonesError):
     """Another listener owns the job now: nothing was written, and nothing may be until the job is ours again."""
 
 
@@ -143,7 +144,7 @@ class Pool(AsyncConnectionPool[Connection]):
     ``conninfo`` is asked at every connect where it is a function.
     """
 
-    def __init__(self, conninfo: str | Callable[[], str], size: int, owner: UUID) -> None:
+    def __init__(self, conninfo: str | Callable[[], Awaitable[str]], size: int, owner: UUID) -> None:
         self._owner = owner
         self._connected: WeakSet[Connection] = WeakSet()
         super().__init__(
@@ -244,7 +245,7 @@ async def end_former_sessions(connection: Connection, owner: UUID) -> int:
     return len(ended)
 
 
-def pool(conninfo: str | Callable[[], str], size: int, owner: UUID) -> Pool:
+def pool(conninfo: str | Callable[[], Awaitable[str]], size: int, owner: UUID) -> Pool:
     """Return a closed pool of connections of one process."""
     return Pool(conninfo, size, owner)
 

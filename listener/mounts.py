@@ -8,7 +8,6 @@ are back, the listener starts anew, as after a lost connection: what they lead t
 looked at.
 """
 
-import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
@@ -18,8 +17,9 @@ from typing import Literal
 
 import psycopg
 
-from listener import roots
+from listener import roots, threads
 from listener.database import Connection, fetch, query
+from listener.faults import EveryonesError
 from listener.immich.layout import Layout, empty
 from listener.ops import http, logs
 from listener.ops.metrics import Metrics
@@ -42,7 +42,7 @@ _GENERATED = (_THUMBS, "encoded-video")
 _UPLOADED = ("upload", "library")
 
 
-class MountedAgainError(Exception):
+class MountedAgainError(EveryonesError):
     """The folders of a job that paused are back: everything is to be looked at anew."""
 
 
@@ -124,7 +124,7 @@ class Mounts:
             self._tell(job)
             raise MountedAgainError(f"the folders of job {job.name!r} are back")
         else:
-            await asyncio.to_thread(self._layout.confirm)
+            await threads.run(self._layout.of_job(job).confirm)
         return words is not None
 
     async def _unrooted(self, connection: Connection, job: Job) -> str | None:
@@ -184,7 +184,7 @@ async def missing(connection: Connection, job: Job, layout: Layout, marked: froz
 
     ``marked``: folders of the media root in which Immich has put its mark.
     """
-    words, suspects = await asyncio.to_thread(_look, job, layout, marked)
+    words, suspects = await threads.run(_look, job, layout, marked)
     if words is not None:
         return words
     for suspect in suspects:
@@ -195,7 +195,7 @@ async def missing(connection: Connection, job: Job, layout: Layout, marked: froz
         }
         known = (await fetch(connection, query("mounts", suspect.asked), params))[0][0]
         # Immich makes a folder before the row: with its first photo, both may have come between the two looks.
-        if known and (why := await asyncio.to_thread(empty, suspect.folder)) is not None:
+        if known and (why := await threads.run(empty, suspect.folder)) is not None:
             return f"{suspect.folder} {why}, but photos are known there: mount it as in Immich's server"
     return None
 
@@ -212,7 +212,7 @@ async def untried(connection: Connection, job: Job, layout: Layout) -> str | Non
     # Where rows are locked, a link to nothing has to do.
     with contextlib.suppress(psycopg.errors.LockNotAvailable):
         originals = [row[0] for row in await fetch(connection, query("mounts", "some_originals"), params)]
-    words = await asyncio.to_thread(trial.problem, layout, job.target_path_prefix, originals)
+    words = await threads.run(trial.problem, layout, job.target_path_prefix, originals)
     return words and f"{words}. Copies would be seen, and their originals could not be opened: none is made until then"
 
 

@@ -12,6 +12,7 @@ from uuid import UUID
 import psycopg
 
 from listener.database import JOB_LOCK, Connection, fetch, query, writing
+from listener.faults import is_everyones
 from listener.ops import logs
 from listener.settings import Job
 
@@ -38,16 +39,25 @@ class Ownership:
     async def take(self, connection: Connection, before: Callable[[Job], Awaitable[None]] | None = None) -> list[Job]:
         """Take the jobs that nobody holds, and return those that are newly ours. Raises psycopg.Error.
 
-        ``before`` is awaited for each that is ours and not worked on yet.
+        ``before`` is awaited for each that is ours and not worked on yet. Where one cannot be taken the others are, and
+        then what was raised is raised.
         """
-        taken = []
+        taken: list[Job] = []
+        problem: Exception | None = None
         for job in self._jobs:
-            if job.name not in self._mine and await self._take(connection, job):
-                if before is not None:
-                    await before(job)
-                self._mine.add(job.name)
-                taken.append(job)
-                log.info("serving a job", job=job.name)
+            try:
+                if job.name not in self._mine and await self._take(connection, job):
+                    if before is not None:
+                        await before(job)
+                    self._mine.add(job.name)
+                    taken.append(job)
+                    log.info("serving a job", job=job.name)
+            except Exception as error:
+                if is_everyones(error, connection):
+                    raise
+                problem = problem or error
+        if problem is not None:
+            raise problem
         return taken
 
     async def _take(self, connection: Connection, job: Job) -> bool:

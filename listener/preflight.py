@@ -6,13 +6,14 @@ Nothing here writes.
 
 import asyncio
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from listener import database, roles
+from listener import database, roles, threads
 from listener.database import Connection, fetch, query, uuids
+from listener.faults import is_everyones, words
 from listener.immich import catalog
 from listener.immich.layout import Layout, empty
 from listener.immich.libraries import Library, covering, exclusion
@@ -84,16 +85,17 @@ async def unfit(
     jobs: Sequence[Job],
     layout: Layout,
     *,
-    excluding: Collection[str] | None = None,
+    was: Problems | None = None,
 ) -> Problems:
     """Return the jobs that cannot be served as users, libraries and folders are now. Raises psycopg.Error.
 
-    excluding: whose target libraries' exclusion patterns are asked for; None for all.
+    was: what was found before. Whose target libraries' exclusion patterns are asked for is in it; without it, all are.
     """
     by_name = {job.name: job for job in jobs}
     params = {**_users_of(jobs), "names": list(by_name), "libraries": uuids(job.target_library_id for job in jobs)}
     rows = await fetch(connection, query("preflight", "jobs"), params)
-    libraries = [Library(*row) for row in await fetch(connection, query("preflight", "libraries"), {})]
+    named = [Library(*row) for row in await fetch(connection, query("preflight", "libraries"), {})]
+    libraries = await _looked_up(named, str(layout.external_root))
     problems = {}
     for name, source_known, target_known, library_owner, exclusions in rows:
         job = by_name[name]
@@ -109,17 +111,56 @@ async def unfit(
                 f"the library {job.target_library_id} is not the target user's: "
                 "make an external library whose owner is the target user, and name that"
             )
-        elif excluding is None or name in excluding:
+        elif was is None or name in was:
             lines.extend(_exclusion_problems(exclusions))
-        lines.extend(await asyncio.to_thread(_folder_problems, job, found, layout, libraries))
+        before = None if was is None else [line.removeprefix(f"job {name!r}: ") for line in was.get(name, ())]
+        folders = await _look_at_folders(job, found, layout, libraries, before)
+        lines.extend(line for line in folders if line not in lines)
         if source_known and found.has("_face_sync_asset_map") and await brake.unmatched(connection, job):
             lines.append(
                 f"source_path_prefix {job.source_path_prefix!r} matches no photo of the source user, while there are "
                 f"copies: correct it. If all of them are to go: {brake.command(job)}"
             )
+            # It may be among what stays while a folder does not answer.
+            lines = list(dict.fromkeys(lines))
         if lines:
             problems[name] = tuple(f"job {name!r}: {line}" for line in lines)
     return problems
+
+
+async def _looked_up(libraries: Sequence[Library], root: str) -> list[Library]:
+    """Look up where import paths below ``root`` lead; one that does not answer counts as the folder that it names."""
+
+    async def leads(path: str) -> str:
+        try:
+            with threads.lane_of(path).used():
+                return await threads.run(os.path.realpath, path)
+        except threads.SilentFolderError:
+            return path
+
+    named = {os.path.normpath(path) for library in libraries for path in library.imports}  # noqa: ASYNC240 - of text
+    below = sorted(path for path in named if path == root or path.startswith(root.rstrip("/") + "/"))
+    found = dict(zip(below, await asyncio.gather(*map(leads, below)), strict=True))
+    return [replace(library, leads=found) for library in libraries]
+
+
+async def _look_at_folders(
+    job: Job,
+    found: catalog.Catalog,
+    layout: Layout,
+    libraries: Sequence[Library],
+    before: Sequence[str] | None,
+) -> Sequence[str]:
+    """Return what is wrong with a job's folders. ``before``: what it was; it stays while a folder does not answer."""
+    try:
+        with layout.lane(job).used():
+            return await threads.run(lambda: list(_folder_problems(job, found, layout, libraries)))
+    except threads.SilentFolderError as error:
+        return [f"{error}. It is tried again by itself"] if before is None else before
+    except Exception as error:
+        if is_everyones(error):
+            raise
+        return [f"its folders cannot be looked at: {words(error)}"]
 
 
 async def look_again(
@@ -130,7 +171,7 @@ async def look_again(
     An exclusion pattern that comes to the library of a job that is served takes its copies offline, which is mended: it
     is no reason to stop now.
     """
-    now = await unfit(connection, found, jobs, layout, excluding=was)
+    now = await unfit(connection, found, jobs, layout, was=was)
     if now != was:
         names = sorted(name for name in {*now, *was} if now.get(name) != was.get(name))
         raise catalog.ChangedError(
@@ -190,7 +231,7 @@ def _folder_problems(job: Job, found: catalog.Catalog, layout: Layout, libraries
 async def covered_by(connection: Connection, found: catalog.Catalog, job: Job, layout: Layout) -> list[str]:
     """Return in words which libraries other than the job's own take in its copies. Raises psycopg.Error."""
     libraries = [Library(*row) for row in await fetch(connection, query("preflight", "libraries"), {})]
-    return await asyncio.to_thread(lambda: list(covered(job, found, layout, libraries)))
+    return await threads.run(lambda: list(covered(job, found, layout, libraries)))
 
 
 def covered(job: Job, found: catalog.Catalog, layout: Layout, libraries: Sequence[Library]) -> Iterator[str]:
@@ -233,7 +274,8 @@ async def guard_needed(
     """
     if not keeps_offline(found):
         return False
-    if any(empty(layout.external_of(job.target_path_prefix).path) for job in jobs):
+    roots = {layout.external_of(job.target_path_prefix).path for job in jobs}
+    if any([await threads.run(empty, root) for root in roots]):
         return None  # not mounted: a guard that is there stays
     return any(way(job, layout) == "directory" for job in jobs) or await endangered(connection, layout) > 0
 
@@ -260,7 +302,7 @@ async def endangered(connection: Connection, layout: Layout) -> int:
     if not await _any_tables(connection):
         return 0
     folders = await fetch(connection, query("preflight", "folders_of_copies"), {})
-    return await asyncio.to_thread(_through_directories, dict(folders), layout)
+    return await threads.run(_through_directories, dict(folders), layout)
 
 
 def _through_directories(copies: Mapping[str, int], layout: Layout) -> int:

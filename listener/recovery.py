@@ -9,7 +9,6 @@ should be.
 It is known by the number of the table asset, which is noted for each job: a restored table is another one.
 """
 
-import asyncio
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,13 +18,14 @@ from uuid import UUID, uuid4
 
 from psycopg import sql
 
-from listener import mounts, tracking
+from listener import mounts, threads, tracking
 from listener.database import Connection, fetch, query, statement, uuids, writing
+from listener.faults import is_everyones, words
 from listener.immich.layout import Layout, path_checksum
 from listener.ops import logs
 from listener.settings import Job
 from listener.sync.clearing import remove_beside, remove_files
-from listener.sync.files import FileProblemError, OriginalLinks
+from listener.sync.files import OriginalLinks
 from listener.sync.plan import Source, job_params
 from listener.sync.reconciler import Reconciler
 from listener.sync.rules import LOCKABLE
@@ -65,7 +65,8 @@ async def mend_notes(connection: Connection, reconciler: Reconciler, jobs: Seque
     for job in jobs:
         noted = await _noted(connection, job)
         if noted != await _generation(connection):
-            await _mend_notes(_Job(connection, reconciler, job), restored=noted is not None)
+            with reconciler.layout.lane(job).used():
+                await _mend_notes(_Job(connection, reconciler, job), restored=noted is not None)
 
 
 async def clean_up(connection: Connection, reconciler: Reconciler, job: Job) -> None:
@@ -84,7 +85,7 @@ async def clean_up(connection: Connection, reconciler: Reconciler, job: Job) -> 
     # Where there is neither a copy nor a link, nothing was ever made; the files of a big library take long to walk.
     files = await _remove_orphan_files(at) if any_copies or links else 0
     # What a disk that went away took with it would be found by nobody later.
-    await asyncio.to_thread(at.layout.confirm)
+    await threads.run(at.layout.confirm)
     if rows or links or files:
         log.info("left over from before a restored backup: removed", job=job.name, rows=rows, links=links, files=files)
     await tracking.write_note(connection, _note(job), generation)
@@ -146,14 +147,14 @@ async def _adopt(at: _Job) -> int:
     ((by_id,),) = await fetch(at.connection, query("recovery", "adopt_by_id"), at.params)
     rows = await fetch(at.connection, query("recovery", "adoptable"), at.params)
     # As the disk has it: our link, or a folder that leads to the source's own.
-    proved = await asyncio.to_thread(_lead_to_sources, at, rows)
+    proved = await threads.run(_lead_to_sources, at, rows) if rows else []
     named = {"sources": uuids(source for source, _ in proved), "targets": uuids(target for _, target in proved)}
     await at.connection.execute(query("recovery", "adopt_by_path"), {**at.params, **named})
     return int(by_id) + len(proved)
 
 
 def _lead_to_sources(at: _Job, rows: Sequence[tuple[UUID, UUID, str, str]]) -> list[tuple[UUID, UUID]]:
-    same = os.path.realpath(at.job.target_path_prefix) == os.path.realpath(at.job.source_path_prefix)
+    same = at.layout.leads_to(at.job.target_path_prefix) == at.layout.leads_to(at.job.source_path_prefix)
     return [
         (source, target)
         for source, target, path, original in rows
@@ -172,7 +173,7 @@ async def _remove_orphan_rows(at: _Job) -> int:
     """Remove copies whose source is nowhere. Through a symlinked directory nothing can be told to be ours."""
     rows = await fetch(at.connection, query("recovery", "orphans"), at.params)
     alike = [(id_, path) for id_, path, checksum in rows if checksum == path_checksum(path)]
-    ours = await asyncio.to_thread(_surely_ours, at, alike)
+    ours = await threads.run(_surely_ours, at, alike)
     if len(ours) < len(rows):
         log.warning(
             "photos below target_path_prefix belong to no copy and may be the target user's: they are left alone",
@@ -235,12 +236,12 @@ async def _remove_orphan_links(at: _Job) -> int:
     """Remove links of ours that no row of the target names."""
     if at.links.directory:
         return 0
-    found = await asyncio.to_thread(_our_links, at)
+    found = await threads.run(_our_links, at)
     removed = 0
     for page in _pages(found):
         rows = await fetch(at.connection, query("recovery", "paths_known"), {**at.params, "paths": page})
         known = {row[0] for row in rows}
-        removed += await asyncio.to_thread(_unlink, at, [path for path in page if path not in known])
+        removed += await threads.run(_unlink, at, [path for path in page if path not in known])
     return removed
 
 
@@ -249,15 +250,17 @@ def _unlink(at: _Job, paths: Sequence[str]) -> int:
     for path in paths:
         try:
             removed += remove_beside(at.layout, at.job.target_path_prefix, path)
-        except FileProblemError as problem:
-            log.warning("a link that is left over could not be removed", job=at.job.name, reason=str(problem))
+        except Exception as error:
+            if is_everyones(error):
+                raise
+            log.warning("a link that is left over could not be removed", job=at.job.name, reason=words(error))
     return removed
 
 
 async def _remove_orphan_files(at: _Job) -> int:
     """Remove generated files of copies and mirrored people that are no more, known by ids derived from the source's."""
     target_user = at.job.target_user_id
-    on_disk = await asyncio.to_thread(_named_ids, at.layout, target_user)
+    on_disk = await threads.run(_named_ids, at.layout, target_user)
     names = {"person_id": sql.Identifier("personGroupId" if at.reconciler.catalog.person_groups else "id")}
     ids_known = statement("recovery", "ids_known", **names)
     unknown: set[UUID] = set()
@@ -266,9 +269,9 @@ async def _remove_orphan_files(at: _Job) -> int:
     if not unknown:
         return 0
     removed = 0
-    for page in _pages(list(await asyncio.to_thread(_named_ids, at.layout, at.job.source_user_id))):
+    for page in _pages(list(await threads.run(_named_ids, at.layout, at.job.source_user_id))):
         derived = await fetch(at.connection, query("recovery", "copy_ids"), {**at.params, "ids": uuids(page)})
-        removed += await asyncio.to_thread(_remove_named, at, unknown & {row[0] for row in derived})
+        removed += await threads.run(_remove_named, at, unknown & {row[0] for row in derived})
     return removed
 
 
@@ -289,8 +292,10 @@ def _remove_named(at: _Job, ids: Collection[UUID]) -> int:
     for id_ in ids:
         try:
             removed += remove_files(at.layout, at.layout.folders_of(id_, at.job.target_user_id), str(id_), ())
-        except FileProblemError as problem:
-            log.warning("a file that is left over could not be removed", job=at.job.name, reason=str(problem))
+        except Exception as error:
+            if is_everyones(error):
+                raise
+            log.warning("a file that is left over could not be removed", job=at.job.name, reason=words(error))
     return removed
 
 

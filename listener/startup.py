@@ -3,18 +3,17 @@
 Nothing is written to a database that is unfit.
 """
 
-import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
-from listener import preflight, recovery, tracking
+from listener import preflight, recovery, threads, tracking
 from listener.database import Connection
 from listener.immich.catalog import Catalog
-from listener.immich.layout import Layout
+from listener.immich.layout import Layout, identity
 from listener.immich.learning import Learning
 from listener.ops import logs
 from listener.ops.metrics import Metrics
-from listener.settings import Settings
+from listener.settings import Job, Settings
 from listener.sweep import Sweep
 from listener.sync.reconciler import Reconciler
 from listener.upkeep import Upkeep, note_guarded
@@ -45,10 +44,9 @@ async def prepare(
     """Read what this Immich is, judge the jobs, and bring our tables there.
 
     A job that cannot be served is refused by itself. Raises RefusedError where none can be served, and none has copies
-    that may have to go; TrackingError or psycopg.Error.
+    that may have to go; TrackingError, psycopg.Error, SilentFolderError where a folder that all need does not answer.
     """
-    prefixes = [Path(prefix) for job in settings.jobs for prefix in (job.source_path_prefix, job.target_path_prefix)]
-    layout = await asyncio.to_thread(Layout.of(settings).as_seen, prefixes)
+    layout = await _seen(settings)
     catalog = await preflight.check(connection)
     unfit = await preflight.unfit(connection, catalog, settings.jobs, layout)
     await preflight.refuse_if_nothing_is_left(connection, catalog, settings.jobs, unfit)
@@ -88,3 +86,25 @@ async def prepare(
     await recovery.mend_notes(connection, reconciler, settings.jobs)
     sweep = Sweep.compose(catalog, reconciler.planner, (settings.link_mode, *settings.jobs))
     return Ready(catalog, reconciler, sweep, unheard_before, unfit, refused)
+
+
+async def _seen(settings: Settings) -> Layout:
+    """Look which folders there are. A source's own folder that does not answer concerns its jobs alone."""
+    layout = Layout.of(settings)
+    targets = [Path(job.target_path_prefix) for job in settings.jobs]
+    shared = threads.lane_of(*(str(folder) for folder in (layout.media_root, *layout.external_roots, *targets)))
+    with shared.used():
+        await threads.run(layout.as_seen, targets)
+    silent = {Path(job.source_path_prefix) for job in settings.jobs if await _is_silent(layout, job)}
+    prefixes = [*(Path(job.source_path_prefix) for job in settings.jobs), *targets]
+    with shared.used():
+        return await threads.run(layout.as_seen, prefixes, silent=silent)
+
+
+async def _is_silent(layout: Layout, job: Job) -> bool:
+    with layout.lane(job).used():
+        try:
+            await threads.run(identity, Path(job.source_path_prefix))
+        except threads.SilentFolderError:
+            return True
+    return False

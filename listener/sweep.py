@@ -5,7 +5,6 @@ A photo whose state is the one that was noted when nothing was left to do for it
 files or its link is not there; so is a person. See ``sweep.sql`` for what a state is.
 """
 
-import asyncio
 import hashlib
 import os
 import time
@@ -19,7 +18,8 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow
 
-from listener.database import Connection, fetch, query, statement, uuids
+from listener import threads
+from listener.database import JOB_LOCK, Connection, fetch, query, statement, uuids
 from listener.immich.catalog import COPIED_TABLES, Catalog
 from listener.ops import logs
 from listener.pace import Pace
@@ -128,7 +128,10 @@ class Sweep:
                 if not read:
                     break
                 after = read[-1][0]
-                found = await asyncio.to_thread(_found, kind, read, links, everything=everything)
+                if links is None:
+                    found = _found(kind, read, None, everything=everything)
+                else:
+                    found = await threads.run(_found, kind, read, links, everything=everything)
                 yield Page(len(read), found, (text, page))
 
     async def _read(self, connection: Connection, text: bytes, page: dict[str, Any]) -> list[TupleRow] | None:
@@ -194,10 +197,14 @@ def put_off(error: Exception) -> tuple[str, float]:
     return "slow", _SLOW_PAUSE
 
 
-async def tidy(connection: Connection) -> None:
-    """Drop notes about sources that are gone for good. They do no harm: where it takes too long they stay."""
+async def tidy(connection: Connection, jobs: Sequence[Job]) -> None:
+    """Drop notes about sources that are gone for good, and about jobs that are; ``jobs``: all of the configuration.
+
+    They do no harm: where it takes too long they stay.
+    """
+    params = {"jobs": [job.name for job in jobs], "identities": [job.identity for job in jobs], "lock_class": JOB_LOCK}
     try:
-        await connection.execute(query("sweep", "tidy"))
+        await connection.execute(query("sweep", "tidy"), params)
     except psycopg.errors.QueryCanceled as error:
         if connection.closed or connection.broken:
             raise
@@ -230,7 +237,7 @@ def _in_place(links: OriginalLinks, link: str | None, original: str | None, file
         if link is not None and not links.directory and str(os.readlink(link)) != original:  # noqa: PTH115 - any text
             return False
         return all(_same_file(source, copy) for source, copy in files)
-    except OSError:
+    except Exception:  # noqa: BLE001 - whatever is odd about it: the reconciler looks at it, and tells
         return False
 
 

@@ -4,11 +4,10 @@ Where nobody installed them, nothing is done, and the sweep is all there is. Ins
 and a role that owns Immich's tables; where one of them is not to be had now, it is tried again at each look.
 """
 
-import asyncio
 import json
 from collections.abc import Iterable
 
-from listener import tracking, triggers
+from listener import threads, tracking, triggers
 from listener.database import Connection
 from listener.immich.layout import Layout, empty
 from listener.ops import logs
@@ -30,7 +29,7 @@ async def note_guarded(connection: Connection, prefixes: Iterable[str], layout: 
     done where there are no tracking tables, and while a root of external libraries is not mounted.
     """
     noted = await tracking.read_note(connection, _GUARDED)
-    now = await asyncio.to_thread(_guarded, {*prefixes, *json.loads(noted or "[]")}, layout)
+    now = await threads.run(_guarded, {*prefixes, *json.loads(noted or "[]")}, layout)
     if now is not None and now != noted:
         await tracking.write_note(connection, _GUARDED, now)
 

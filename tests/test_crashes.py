@@ -12,25 +12,20 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import listener
-from listener.standin.postgres import create_database, drop_database
-from tests.chaos.deeds import Deeds
 from tests.chaos.faults import KINDS
-from tests.chaos.nursery import Nursery, is_ready, nursery
-from tests.chaos.state import State, differences, leftovers, state_of
-from tests.conftest import DEFAULT_RELEASE, ImmichDatabase, Roots, eventually
-from tests.house import Process
+from tests.chaos.state import differences
+from tests.lives import Life
 
 # What all of them share is made once, in whichever comes first.
+pytest_plugins = ("tests.life_fixtures",)
 pytestmark = pytest.mark.timeout(600)
 
 KILLS = 30
@@ -73,105 +68,6 @@ class Recorded:
     first_sync: list[str]
     kinds: dict[str, str | None]
     functions: set[str]
-
-
-class Life:
-    """One database with its deeds, lived from the first sync on."""
-
-    def __init__(self, deeds: Deeds, nursed: Nursery) -> None:
-        self.deeds = deeds
-        self.house = deeds.house
-        self._nursery = nursed
-        # How long a start takes here, in seconds.
-        self.pace = 1.0
-
-    def start(self, mark: str = "") -> Process:
-        return self._nursery.start(self.house, mark)
-
-    def install(self, mark: str = "") -> int:
-        return self._nursery.start(self.house, mark, "triggers", "install").popen.wait(30)
-
-    @contextmanager
-    def running(self, mark: str = "") -> Iterator[Process]:
-        process = self.start(mark)
-        try:
-            eventually(
-                lambda: is_ready(process) or process.popen.poll() is not None,
-                within=30,
-                describe=lambda: process.output,
-            )
-            yield process
-        finally:
-            code = process.end()
-        assert code == 0, process.output
-
-    def quiet(self, mark: str = "") -> None:
-        """Let a listener finish everything undisturbed."""
-        with self.running(mark):
-            self.house.settled()
-
-    def do(self, kind: str) -> None:
-        """Do a deed; bob is about to see the copies where it is about them."""
-        if kind in self.deeds.after_quiet:
-            self.quiet()
-        self.deeds.do(kind)
-
-    def crash_at(self, label: str, count: int = 1, *, meanwhile: Callable[[], None] | None = None) -> bool:
-        """Start a listener that kills itself at a point; tell whether it did. ``meanwhile``: done once it listens."""
-        process = self.start(f"{label}:{count}")
-        try:
-            if meanwhile is not None:
-                wait_ready(process)
-                meanwhile()
-                self.house.sweep()
-            eventually(lambda: ended(process) or (meanwhile is None and is_ready(process)), within=30)
-        finally:
-            process.popen.kill()
-        assert process.popen.wait(10) == -signal.SIGKILL, process.output
-        # Another thread may log a line between this one and the signal.
-        return f"killed {label}\n" in process.output
-
-    def end(self) -> State:
-        """Find what was hidden, let everything become quiet, and return what is there then."""
-        self.deeds.find()
-        self.quiet()
-        assert leftovers(self.house) == {"begun": [], "failed": [], "half": []}
-        return state_of(self.house)
-
-
-def ended(process: Process) -> bool:
-    return process.popen.poll() is not None
-
-
-def wait_ready(process: Process) -> None:
-    eventually(lambda: ended(process) or is_ready(process), within=30, describe=lambda: process.output)
-
-
-@pytest.fixture(scope="module")
-def nursed() -> Iterator[Nursery]:
-    with nursery() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def new_life(
-    server: str, template: Callable[[str], str], nursed: Nursery, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., Life]]:
-    """Return a function that begins a life in a folder, where the life before is forgotten."""
-    with ExitStack() as closing:
-
-        def make(folder: Path, **more: int) -> Life:
-            roots = Roots(folder / "data", folder / "external_library")
-            for root in (roots.media, roots.external):
-                if root.exists():
-                    root.rename(tmp_path_factory.mktemp("former") / root.name)
-                root.mkdir()
-            name = f"life_{uuid.uuid4().hex}"
-            conninfo = create_database(server, name, template(DEFAULT_RELEASE))
-            closing.callback(drop_database, server, name)
-            return Life(Deeds(ImmichDatabase(conninfo, DEFAULT_RELEASE), roots, folder, closing, **more), nursed)
-
-        yield make
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import threading
 
-from listener.sync.marks import to_the_end
+from listener.threads import to_the_end
 
 
 async def test_what_is_cut_off_is_waited_for_and_its_own_error_is_nobodys() -> None:

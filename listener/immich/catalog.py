@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import psycopg
 
 from listener.database import Connection, fetch, query
+from listener.faults import EveryonesError
 
 # Tables whose rows belong to one asset and that a copy gets, in the order of writing.
 COPIED_TABLES = (
@@ -71,7 +72,7 @@ class NotImmichError(Exception):
     """The database is not Immich's, or older than 2.0. The text says what to do."""
 
 
-class ChangedError(Exception):
+class ChangedError(EveryonesError):
     """Immich's database is no longer what it was when the catalog was read; the text says in what."""
 
 

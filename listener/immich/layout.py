@@ -8,12 +8,14 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from uuid import UUID
 
+from listener.faults import EveryonesError
 from listener.settings import Job, Settings
+from listener.threads import Lane, lane_of
 
 # A folder that is never made, below the target prefix.
 NOWHERE = ".nowhere"
@@ -33,7 +35,7 @@ class RefusedPathError(Exception):
     """A path leads out of where it must stay. The text names the path and the folder."""
 
 
-class SwappedError(Exception):
+class SwappedError(EveryonesError):
     """Another folder is where one of Immich's was a moment ago, or none: a disk came or went. The text names it.
 
     Or a prefix of a job leads elsewhere than it did when the jobs were judged.
@@ -114,17 +116,40 @@ class Layout:
         """Tell whether a path is below one of the roots of external libraries."""
         return any(path.startswith(f"{root}/") for root in self.external_roots)
 
-    def as_seen(self, others: Iterable[Path] = ()) -> "Layout":
+    def lane(self, job: Job) -> Lane:
+        """Return the threads of one job's work on files."""
+        return lane_of(*(str(folder) for folder in self._needed(job)))
+
+    def _needed(self, job: Job) -> list[Path]:
+        generated = [self.media_root / name for name in _FILE_FOLDERS]
+        prefixes = [job.source_path_prefix, job.target_path_prefix]
+        roots = [self.media_root, *(self.external_of(prefix).path for prefix in prefixes)]
+        return list(dict.fromkeys([*roots, *generated, *map(Path, prefixes)]))
+
+    def of_job(self, job: Job) -> "Layout":
+        """Return this layout with what one job needs: a folder of another one's may be away, or not answer."""
+        elsewhere = {self._elsewhere(name) for name in _MEDIA_FOLDERS}
+        mine = {*self._needed(job), *(self.media_root / name for name in _MEDIA_FOLDERS), *elsewhere}
+        return replace(
+            self,
+            seen={folder: was for folder, was in self.seen.items() if folder in mine},
+            leads={path: led for path, led in self.leads.items() if Path(path) in mine},
+        )
+
+    def as_seen(self, others: Iterable[Path] = (), *, silent: Collection[Path] = ()) -> "Layout":
         """Return this layout with the folders that are there now, and others; those that are not are not asked for.
 
         The roots must stay the same folders. Of those below them only the disk counts: some file systems give folders
         new inode numbers as they go. And where the others and Immich's own folders lead is noted: a folder that is made
-        where there was none leads nowhere else.
+        where there was none leads nowhere else. silent: those of the others that do not answer: nothing is asked of
+        them, nor judged by them.
         """
-        others, media = [*others], [self.media_root / name for name in _MEDIA_FOLDERS]
+        others = [path for path in others if path not in silent]
+        media = [self.media_root / name for name in _MEDIA_FOLDERS]
         below = {*(self.media_root / name for name in _FILE_FOLDERS), *others} - {self.media_root, *self.external_roots}
         noted = (*others, *self.external_roots, self.media_root, *media)
-        known = replace(self, leads={str(path): os.path.realpath(path) for path in noted})
+        leads = {str(path): os.path.realpath(path) for path in noted} | {str(path): str(path) for path in silent}
+        known = replace(self, leads=leads)
         roots = {self.media_root, *self.external_roots}
         roots |= {folder for name in _MEDIA_FOLDERS if (folder := known._elsewhere(name)) is not None}  # noqa: SLF001 - our own
         found = {folder: identity(folder) for folder in roots}

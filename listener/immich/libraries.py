@@ -7,8 +7,8 @@ a name, such as ``/external_library/shared/bob_``, is no folder above ``/externa
 import itertools
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from uuid import UUID
 
 # A name without anything that a glob reads otherwise, and a text without anything that a regular expression does.
@@ -20,13 +20,17 @@ _ALL_EXPRESSIONS = frozenset({".*", "^.*$", ".+"})
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """An external library that is there. ``owner``: the name of its user."""
+    """An external library that is there. ``owner``: the name of its user.
+
+    leads: where import paths lead, of those that were looked up already.
+    """
 
     id: UUID
     name: str
     owner: str
     imports: Sequence[str]
     exclusions: Sequence[str]
+    leads: Mapping[str, str] = field(default_factory=dict)
 
 
 def covering(library: Library, prefix: str, root: str, *, expressions: bool) -> str | None:
@@ -40,7 +44,7 @@ def covering(library: Library, prefix: str, root: str, *, expressions: bool) -> 
     places = {prefix, os.path.join(os.path.realpath(above), name)}  # noqa: PTH118 - texts, as in the rows
     for path in library.imports:
         named = os.path.normpath(path)
-        folders = {named, os.path.realpath(named)} if _within(named, root) else {named}
+        folders = {named, library.leads.get(named) or os.path.realpath(named)} if _within(named, root) else {named}
         for folder, place in itertools.product(folders, places):
             if _within(place, folder):
                 below = place.removeprefix(folder).strip("/")

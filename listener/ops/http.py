@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 from prometheus_client import make_asgi_app
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from listener.ops import logs
 from listener.ops.metrics import Metrics
@@ -22,6 +23,8 @@ _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 _Application = Callable[[_Message, _Receive, _Send], Awaitable[None]]
 _SHUTDOWN = 1  # seconds that an answer under way may still take
+_ASKS_WITHIN = 10.0  # seconds
+_CONNECTIONS = 64  # of which the oldest idle ones make room for more
 
 
 class Condition(StrEnum):
@@ -31,6 +34,7 @@ class Condition(StrEnum):
     LISTENING = "notifications are not proven to arrive"
     FIRST_SWEEP = "the first sweep is not done"
     MOUNTED = "a folder is not mounted or cannot be used"
+    ANSWERING = "a folder does not answer"
     SERVED = "a job is refused"
 
 
@@ -46,6 +50,10 @@ class Readiness:
     def unmet(self, condition: Condition, reason: str | None = None) -> None:
         """Take a condition back; ``reason`` says more than the condition's own text."""
         self._reasons[condition] = reason or condition.value
+
+    def lacks(self, condition: Condition) -> bool:
+        """Tell whether this condition does not hold."""
+        return condition in self._reasons
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -69,6 +77,38 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _Impatient(H11Protocol):
+    """A connection that is closed where it asks for nothing: those who ask for health must always have one."""
+
+    since = 0.0
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.since = self.loop.time()
+        self._patience = self.loop.call_later(_ASKS_WITHIN, self.close_if_idle)
+        # Whoever came first and asks for nothing makes room.
+        idle = [other for other in self.connections if isinstance(other, _Impatient) and other.idle]
+        for other in sorted(idle, key=lambda one: one.since)[: max(0, len(self.connections) - _CONNECTIONS)]:
+            other.close_if_idle()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        super().connection_lost(exc)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is asked for just now."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def close_if_idle(self) -> None:
+        """Hang up unless an answer is under way."""
+        if self.idle and not self.transport.is_closing():
+            self.transport.close()
+            self.connections.discard(self)
+
+
 async def serve(host: str, port: int, metrics: Metrics, readiness: Readiness, *, stop: asyncio.Event) -> None:
     """Serve until ``stop`` is set, then end within about a second. Port 0: any free one, named in the log.
 
@@ -83,7 +123,7 @@ async def serve(host: str, port: int, metrics: Metrics, readiness: Readiness, *,
         ws="none",
         server_header=False,
         timeout_graceful_shutdown=_SHUTDOWN,
-        limit_concurrency=64,
+        http=_Impatient,
     )
     server = _Server(config)
     with listening:
@@ -139,7 +179,8 @@ def _application(metrics: Metrics, readiness: Readiness) -> _Application:
 
 
 async def _answer(send: _Send, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:
-    body = f"{text}\n".encode()
+    # Names of folders may be no UTF-8.
+    body = f"{text}\n".encode(errors="backslashreplace")
     plain = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*plain, *headers]})
     await send({"type": "http.response.body", "body": body})

@@ -40,6 +40,10 @@ class Log:
     def error(self, message: str, **fields: object) -> None:
         self.write(logging.ERROR, message, fields)
 
+    def trace(self, message: str, **fields: object) -> None:
+        """Log the traceback of the exception being handled, for whoever looks for its cause (LOG_LEVEL=DEBUG)."""
+        self.write(logging.DEBUG, message, fields, traceback=True)
+
     def exception(self, message: str, **fields: object) -> None:
         """Log an error with the traceback of the exception being handled."""
         self.write(logging.ERROR, message, fields, traceback=True)

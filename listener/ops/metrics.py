@@ -40,6 +40,11 @@ class Metrics:
         self.uploads_outside = self._gauge(
             "uploads_outside", "Uploads that are not shared, since they lie outside Immich's media root.", "job"
         )
+        self.silent = self._gauge(
+            "silent", "1 while a job pauses because a folder of its does not answer, else 0.", "job"
+        )
+        self.failing = self._gauge("failing_sources", "Photos that could not be copied, and are tried again.", "job")
+        self.errors = self._counter("errors", "Errors that ended a part of the work, which was begun anew.", "where")
         self.refused = self._gauge("refused", "1 while a job cannot be served as it is configured, else 0.", "job")
         self.removals_held = self._gauge(
             "removals_held", "Copies that would go in a mass and are held, by why they would go.", "job", "reason"

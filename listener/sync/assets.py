@@ -4,17 +4,16 @@ Nothing is committed but whole copies. The transaction is bounded in time, since
 only a few seconds ahead: a phone's mark must not pass them before they are there.
 """
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID
 
 import psycopg
 from psycopg import sql
 
+from listener import threads
 from listener.database import Connection, fetch, query, statement, uuids
 from listener.immich.catalog import Catalog
 from listener.immich.layout import Layout, path_checksum
@@ -32,6 +31,10 @@ Again = Callable[[Sequence[UUID]], Awaitable[list[Source]]]
 
 # Rows are stamped three seconds ahead; of any lead a sixth is left for the commit.
 WRITTEN_WITHIN = STAMPED_AHEAD / 1.2
+
+# The first time that PostgreSQL knows, in 4714 BC, and the last that Immich knows, in 275760.
+_EARLIEST_MS = -210_866_803_200_000
+_LATEST_MS = 8_640_000_000_000_000
 
 
 class TooSlowError(Exception):
@@ -181,7 +184,7 @@ class Rows:
             and (own_sidecars or not str(copy.source.copy_original).startswith(prefix))
         ]
         former = [source for source in moving if not str(source.copy_original).startswith(prefix)]
-        others = await asyncio.to_thread(_led_elsewhere, former) if former else set()
+        others = await threads.run(_led_elsewhere, former) if former else set()
         await self.removal.leave_place(connection, job, moving, but=others)
         params = {
             **job_params(job),
@@ -307,6 +310,9 @@ def _same_plan(planned: Source, now: Source | None) -> bool:
     return now is not None and now.reason is None and now.original == planned.original
 
 
-def _to_millisecond(time_ns: int) -> datetime:
-    """Round as Immich does when it reads a file's time: to the nearest millisecond."""
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=(time_ns + 500_000) // 1_000_000)
+def _to_millisecond(time_ns: int) -> int:
+    """Round as Immich does when it reads a file's time: to the nearest millisecond since 1970.
+
+    Some file systems hold times that neither PostgreSQL nor Immich can: of those the nearest.
+    """
+    return min(_LATEST_MS, max(_EARLIEST_MS, (time_ns + 500_000) // 1_000_000))

@@ -12,7 +12,7 @@ import shlex
 import time
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from uuid import UUID
@@ -23,6 +23,7 @@ from listener.ops import logs
 from listener.ops.metrics import Metrics
 from listener.settings import Job, RemovalLimit
 from listener.sync.plan import Sorted, Source, job_params
+from listener.threads import SilentFolderError, run
 
 log = logs.get("brake")
 
@@ -115,7 +116,11 @@ class Brake:
             await self._judge(connection, job, state, ids)
         held = state.verdict.held if state.verdict is not None else frozenset()
         stay = [source for source in going if source.reason in held]
-        taken = await asyncio.to_thread(_taken_away, job, [source for source in stay if source.reason == "offline"])
+        taken: set[UUID] = set()
+        if offline := [source for source in stay if source.reason == "offline"]:
+            # Where a folder does not answer it is not known either.
+            with suppress(SilentFolderError):
+                taken = await run(_taken_away, job, offline)
         stay = [source for source in stay if source.id not in taken]
         now = time.monotonic()
         state.went |= dict.fromkeys(ids - {source.id for source in stay} - taken, now)

@@ -13,10 +13,10 @@ cut off waits for its own hands, leaves the marks once more, and tells the owner
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from functools import partial
 from uuid import UUID
 
 import psycopg
@@ -24,6 +24,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from listener.database import Connection, FencedError, RefusedError, connect, fetch, query, statement, uuids
+from listener.faults import is_everyones, place, words
 from listener.immich.catalog import Catalog
 from listener.immich.layout import Layout, SwappedError
 from listener.ops import logs
@@ -32,11 +33,10 @@ from listener.settings import Job
 from listener.sync.clearing import remove_beside, remove_files
 from listener.sync.files import FileProblemError
 from listener.sync.plan import Source, batch_params, job_params
+from listener.threads import SilentFolderError, to_the_end
 
 log = logs.get("marks")
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 _XMP = ".xmp"
 _PREFIX_AWAY = (
     "the folder {!r} is not there, and a link that is to be removed may be in it: put it back, or make an empty one"
@@ -110,13 +110,15 @@ class Marks:
         params = {**job_params(job), "sources": uuids(sources)}
         gone = [mark for row in await fetch(connection, self.read, params) if not (mark := Mark(*row)).there]
         if gone:
-            await to_the_end(self._remove_generated, job, gone)
+            # They go by their marks, too, when the folders answer again.
+            with contextlib.suppress(SilentFolderError):
+                await to_the_end(self._remove_generated, job, gone)
 
     def _remove_generated(self, job: Job, marks: Sequence[Mark]) -> None:
         for mark in marks:
             folders = self.layout.folders_of(mark.target_id, job.target_user_id)
             # Where the media root itself is another one nothing is removed; what is left is removed by the mark.
-            with contextlib.suppress(FileProblemError, SwappedError):
+            with contextlib.suppress(FileProblemError, SwappedError, OSError, ValueError):
                 remove_files(self.layout, folders, str(mark.target_id), mark.paths)
 
     def _remove(
@@ -137,6 +139,11 @@ class Marks:
                     removed += remove_beside(self.layout, mark.prefix, path)
             except FileProblemError as problem:
                 failed[mark.source_id] = str(problem)
+            except Exception as error:
+                if is_everyones(error):
+                    raise
+                log.trace("a mark could not be gone through", asset=mark.source_id)
+                failed[mark.source_id] = f"its files cannot be removed: {words(error)} ({place(error)})"
         # What a disk that went away took with it was not found, and would be found by nobody later.
         self.layout.confirm()
         self.metrics.files.labels(how="removed").inc(removed)
@@ -167,18 +174,6 @@ async def leave(connection: Connection, job: Job, paths: Mapping[tuple[UUID, UUI
     )
 
 
-async def to_the_end(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-    """Run a function in a thread, and wait for its end also when cancelled: it goes on in any case."""
-    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait([work])
-        # Its own error comes too late to be anybody's: asyncio would print it.
-        work.exception()
-        raise
-
-
 @asynccontextmanager
 async def left_if_cut_off(connection: Connection, job: Job, sources: Sequence[Source]) -> AsyncIterator[None]:
     """Leave the marks of these copies once more where the block is cancelled, fenced, or loses its connection."""
@@ -192,6 +187,10 @@ async def left_if_cut_off(connection: Connection, job: Job, sources: Sequence[So
     except (asyncio.CancelledError, FencedError, psycopg.OperationalError) as error:
         if connection.closed or not isinstance(error, psycopg.OperationalError):
             await _leave(conninfo, job, sources)
+        raise
+    except SilentFolderError as error:
+        # What hangs there may go on any time, and make files.
+        error.afterwards(partial(_leave, conninfo, job, sources))
         raise
 
 

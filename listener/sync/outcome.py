@@ -1,13 +1,14 @@
 """What became of a batch of keys, and how the one bad key in it is found, told apart and recorded."""
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
 import psycopg
 
-from listener.database import Connection, query, uuids
+from listener.database import Connection, fetch, query, uuids
+from listener.faults import is_everyones, place, storable, words
 from listener.immich.catalog import MAYBE_CHANGED, Catalog, refuse_changed
 from listener.ops import logs
 from listener.ops.metrics import Metrics
@@ -39,6 +40,7 @@ class Outcome:
     changed: sources whose copies their users deleted or edited while the batch was in hand.
     later: ids for which a slow batch had no time. within: the seconds that writing copies may take; writing: those that
     it took.
+    left: of which files are left that could not be removed; they have a mark, and are to be tried again as assets.
 
     Of the target's people, held: whom copied faces named before; named: whom they name now; placed: those whose
     thumbnails were placed; written: those who are as they should be; hidden: whose thumbnails are to be removed.
@@ -56,6 +58,7 @@ class Outcome:
     later: set[UUID] = field(default_factory=set)
     within: float = WRITTEN_WITHIN
     writing: float = 0.0
+    left: set[UUID] = field(default_factory=set)
     held: set[UUID] = field(default_factory=set)
     named: set[UUID] = field(default_factory=set)
     placed: set[UUID] = field(default_factory=set)
@@ -70,28 +73,29 @@ async def halving(
     failed: dict[UUID, Failure],
     work: Callable[[Sequence[UUID]], Awaitable[None]],
 ) -> None:
-    """Do the work for these ids; where the database refuses it, for each half, until the bad ones stand alone.
+    """Do the work for these ids; whatever goes wrong, for each half, until the bad ones stand alone.
 
-    Those go into ``failed``. Raises psycopg.OperationalError when the connection is lost, ChangedError when the tables
-    are no longer those of the catalog; then the whole batch is to be tried again. Raises TooSlowError.
+    Those go into ``failed``, each with its reason. Raises only what is not about one key: EveryonesError, as when the
+    tables are no longer those of the catalog, and whatever a lost connection ends in; then the whole batch is to be
+    tried again. Raises TooSlowError.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             await work(ids)
         except AGAIN as error:
             if attempt == _ATTEMPTS:
-                failed |= dict.fromkeys(ids, Failure("lock", f"the database is busy: {_words(error)}"))
+                failed |= dict.fromkeys(ids, Failure("lock", f"the database is busy: {words(error)}"))
                 return
-        except TooSlowError:
-            # Not of one bad key: fewer of them may do (portions.py).
-            raise
-        except (psycopg.Error, FileProblemError, OSError) as error:
-            if connection.closed or connection.broken:
+        except Exception as error:
+            # What is too slow is not of one bad key: fewer of them may do (portions.py).
+            if isinstance(error, TooSlowError) or is_everyones(error, connection):
                 raise
             if isinstance(error, MAYBE_CHANGED):
                 await refuse_changed(connection, catalog)
             if len(ids) == 1:
-                failed[ids[0]] = _failure(error)
+                failed[ids[0]] = failure = failure_of(error)
+                if failure.kind == "unexpected":
+                    log.trace("a key could not be worked on", key=ids[0])
                 return
             middle = len(ids) // 2
             await halving(connection, catalog, ids[:middle], failed, work)
@@ -104,26 +108,39 @@ async def halving(
 async def record(
     connection: Connection, job: Job, outcome_failed: dict[UUID, Failure], metrics: Metrics, limited: logs.Limited
 ) -> None:
-    """Record failures with their reasons; a busy database is none, and is only tried again. Raises psycopg.Error."""
+    """Record failures with their reasons; a busy database is none, and is only tried again.
+
+    Raises only what is not about these photos.
+    """
     failed = {id_: failure for id_, failure in outcome_failed.items() if failure.kind != "lock"}
     if len(failed) < len(outcome_failed):
         metrics.failures.labels(job=job.name, reason="lock").inc(len(outcome_failed) - len(failed))
         limited.warning("the database is busy: photos are tried again", job=job.name)
     if not failed:
         return
-    reasons = [failure.text for failure in failed.values()]
+    reasons = [storable(failure.text) for failure in failed.values()]
     try:
         await connection.execute(
             query("rows", "failed"), {"job": job.name, "sources": uuids(failed), "reasons": reasons}
         )
-    except psycopg.Error as error:
-        if connection.closed or connection.broken:
+    except Exception as error:
+        if is_everyones(error, connection):
             raise
         # The disk may be full for our own tables, too: the log has the reasons, and all are tried again.
-        limited.warning("why photos failed could not be noted", job=job.name, reason=_words(error))
+        limited.warning("why photos failed could not be noted", job=job.name, reason=words(error))
     for source_id, failure in failed.items():
         metrics.failures.labels(job=job.name, reason=failure.kind).inc()
         log.warning("photo could not be shared, it is tried again", asset=source_id, job=job.name, reason=failure.text)
+
+
+async def failed_of(connection: Connection, job: Job) -> list[UUID]:
+    """Return the photos of a job that could not be copied or mended when they were tried last. Raises psycopg.Error."""
+    return [row[0] for row in await fetch(connection, query("rows", "failing"), {"job": job.name})]
+
+
+async def recovered(connection: Connection, job: Job, keys: Collection[UUID]) -> None:
+    """Forget why these failed once: there was nothing wrong now. Raises psycopg.Error."""
+    await connection.execute(query("rows", "recovered"), {"job": job.name, "sources": uuids(keys)})
 
 
 def tell(outcome: Outcome, job: Job, keys: int, heard_at: Mapping[UUID, float | None], metrics: Metrics) -> None:
@@ -151,15 +168,14 @@ def tell(outcome: Outcome, job: Job, keys: int, heard_at: Mapping[UUID, float | 
         )
 
 
-def _failure(error: psycopg.Error | FileProblemError | OSError) -> Failure:
+def failure_of(error: Exception) -> Failure:
+    """Return why a key could not be done, whatever was raised."""
     match error:
         case FileProblemError():
             return Failure(error.kind, str(error))
         case OSError():
-            return Failure("os", f"a file could not be handled: {error}")
+            return Failure("os", f"a file could not be handled: {words(error)}")
+        case psycopg.Error() | TooSlowError():
+            return Failure("database", f"the database refused the copy: {words(error)}")
         case _:
-            return Failure("database", f"the database refused the copy: {_words(error)}")
-
-
-def _words(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            return Failure("unexpected", f"an error that nobody foresaw: {words(error)} (in {place(error)})")

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
+from listener.faults import is_everyones, words
+from listener.faults import place as place_of
 from listener.immich.layout import Layout, RefusedPathError, apart
 from listener.ops import logs
 from listener.ops.metrics import Metrics
@@ -76,10 +78,8 @@ class Placer:
         for source in sources:
             try:
                 wanted.append(self._copy(job, links, source, files.get(source.id, ()), ours))
-            except FileProblemError as problem:
-                failed[source.id] = Failure(problem.kind, str(problem))
-            except RefusedPathError as problem:
-                failed[source.id] = Failure("refused", str(problem))
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is this one's
+                failed[source.id] = _failure(error)
         # What a disk that went away took with it is not missing, nor is what was made in its place there.
         self.layout.confirm()
         return wanted, failed
@@ -100,8 +100,8 @@ class Placer:
             try:
                 if decided.task is not None:
                     self._place(decided.task)
-            except FileProblemError as problem:
-                failed[person.source_id] = Failure(problem.kind, str(problem))
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is this one's
+                failed[person.source_id] = _failure(error)
                 decided = person.decided(time, present=present, use=person.picture.instead(present=present))
             placed.append(decided)
         self.layout.confirm()
@@ -132,8 +132,8 @@ class Placer:
                     self.metrics.files.labels(how=how).inc()
                     if how == "symlink":
                         linked.append(copy)
-            except FileProblemError as problem:
-                failed[source.id] = Failure(problem.kind, str(problem))
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is this one's
+                failed[source.id] = _failure(error)
         self.layout.confirm()
         return linked, failed
 
@@ -194,6 +194,18 @@ class Placer:
                 file=task.target,
                 instead=how,
             )
+
+
+def _failure(error: Exception) -> Failure:
+    """Return why one of a batch could not be placed: the others go on. Raises what is not about one of them."""
+    if isinstance(error, FileProblemError):
+        return Failure(error.kind, str(error))
+    if isinstance(error, RefusedPathError):
+        return Failure("refused", str(error))
+    if is_everyones(error):
+        raise error
+    log.trace("files could not be placed")
+    return Failure("unexpected", f"its files cannot be placed: {words(error)} (in {place_of(error)})")
 
 
 def _same(path: str, other: str) -> bool:

@@ -9,9 +9,8 @@ original, and the mark goes. What goes, goes the other way: the rows and a mark,
 any point the key does the rest.
 """
 
-import asyncio
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from listener.database import Connection, fetch, query, uuids
@@ -25,14 +24,15 @@ from listener.sync import marks
 from listener.sync.assets import Rows, WantedCopy, Written
 from listener.sync.brake import Brake
 from listener.sync.files import LinkMode, OriginalLinks
-from listener.sync.marks import Marks, left_if_cut_off, to_the_end
-from listener.sync.outcome import Outcome, record
+from listener.sync.marks import Marks, left_if_cut_off
+from listener.sync.outcome import Outcome, record, recovered
 from listener.sync.people import Person
 from listener.sync.placing import Failure, Placer
 from listener.sync.plan import Planner, Sorted, Source, batch_params, by_source, job_params, sort, without_place
 from listener.sync.portions import Portions
 from listener.sync.removal import Removal
 from listener.sync.settling import Settler, with_thumbnail
+from listener.threads import run, to_the_end
 
 log = logs.get("reconciler")
 
@@ -88,8 +88,15 @@ class Reconciler:
             Portions(),
         )
 
+    def of_job(self, job: Job) -> "Reconciler":
+        """Return this reconciler with the folders of one job: those of the others are not asked for."""
+        layout = self.layout.of_job(job)
+        placer, of_files = replace(self.placer, layout=layout), replace(self.marks, layout=layout)
+        settler = replace(self.settler, placer=placer, marks=of_files, layout=layout)
+        return replace(self, layout=layout, placer=placer, marks=of_files, settler=settler)
+
     def links(self, job: Job) -> OriginalLinks:
-        """Return how the originals of this job's copies are linked."""
+        """Return how the originals of this job's copies are linked: by what was noted of folders, without a look."""
         return OriginalLinks(self.layout, job.target_path_prefix, job.source_path_prefix)
 
     async def assets(
@@ -114,6 +121,9 @@ class Reconciler:
         await self.settler.settle_held(connection, job, outcome, rows_only=rows_only)
         if outcome.failed:
             await record(connection, job, outcome.failed, self.metrics, self.limited)
+        if not rows_only:
+            # Also what is out of the job by now, and has nothing left that could fail.
+            await recovered(connection, job, {*ids} - outcome.failed.keys() - outcome.later)
         return outcome
 
     async def people(self, connection: Connection, job: Job, ids: Sequence[UUID]) -> Outcome:
@@ -133,7 +143,7 @@ class Reconciler:
         self, connection: Connection, job: Job, ids: Sequence[UUID], outcome: Outcome, *, rows_only: bool
     ) -> None:
         sources = await self.planner.sources(connection, job, ids)
-        links = await asyncio.to_thread(self.links, job)
+        links = self.links(job)
         if links.directory:
             sources = without_place(sources, job)
         todo = sort(sources, job, self.planner.other_prefixes(job))
@@ -166,7 +176,7 @@ class Reconciler:
             files = by_source(await self.planner.files(connection, sources))
             people = await self.rows.people.of(connection, job, sources, self.layout)
             await self.settler.hold(connection, job, sources, outcome)
-        begun = await asyncio.to_thread(self.placer.unmade, job, sources, files)
+        begun = await run(self.placer.unmade, job, sources, files)
         if begun:
             await marks.begin(connection, job, begun)
         if people:
@@ -220,6 +230,7 @@ class Reconciler:
         left = await self.marks.clear(connection, job, {source.id for source in done}, wholly=crashed)
         for source_id, reason in left.items():
             log.warning("a file that no row names could not be removed", asset=source_id, job=job.name, reason=reason)
+        outcome.left |= left.keys()
         outcome.failed |= failed
         self._count(written, outcome)
         outcome.changed |= await self._changed_meanwhile(connection, job, copies, written.copies, linked)

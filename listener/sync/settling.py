@@ -3,14 +3,13 @@
 Mirrors are mended, and those that no face needs go: the rows first, with a mark of the thumbnail, and then the file.
 """
 
-import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-import psycopg
-
+from listener import threads
 from listener.database import Connection
+from listener.faults import is_everyones, words
 from listener.immich.catalog import Catalog
 from listener.immich.layout import Layout
 from listener.ops import logs
@@ -18,7 +17,7 @@ from listener.ops.metrics import Metrics
 from listener.settings import Job
 from listener.sync import marks
 from listener.sync.marks import Marks
-from listener.sync.outcome import AGAIN, Outcome, halving
+from listener.sync.outcome import AGAIN, Outcome, failure_of, halving
 from listener.sync.people import People, Person
 from listener.sync.phones import Phones
 from listener.sync.placing import Placer
@@ -57,8 +56,12 @@ class Settler:
         After all else, since what has to be tried again finds the faces gone, and nothing that tells whose they were.
         """
         await self.settle(connection, job, list(outcome.held | outcome.named), outcome, rows_only=rows_only)
-        if not rows_only:
-            await self._clear_people(connection, job, outcome.hidden)
+        if outcome.hidden and not rows_only:
+
+            async def clear(some: Sequence[UUID]) -> None:
+                await self._clear_people(connection, job, some, outcome)
+
+            await halving(connection, self.catalog, list(outcome.hidden), outcome.failed_people, clear)
 
     async def hide(self, connection: Connection, job: Job, sources: Sequence[Source], outcome: Outcome) -> None:
         """Take away what shows these photos of people, before the copies themselves go.
@@ -70,21 +73,26 @@ class Settler:
                 async with self.phones.writing(connection, job):
                     hidden = await self.people.hide(connection, job, sources)
                     await marks.leave(connection, job, {(id_, id_): [path] for id_, path in hidden})
-            except psycopg.Error as error:
-                if connection.closed or connection.broken:
+            except Exception as error:
+                if is_everyones(error, connection):
                     raise
                 if attempt < _ATTEMPTS and isinstance(error, AGAIN):
                     continue
-                self.metrics.failures.labels(job=job.name, reason="database").inc()
-                log.warning("thumbnails of people who are on photos that go could not be taken away", job=job.name)
+                self.metrics.failures.labels(job=job.name, reason=failure_of(error).kind).inc()
+                log.warning(
+                    "thumbnails of people who are on photos that go could not be taken away",
+                    job=job.name,
+                    reason=words(error),
+                )
                 return
             else:
                 outcome.hidden |= {id_ for id_, _ in hidden}
                 return
 
-    async def _clear_people(self, connection: Connection, job: Job, people: Collection[UUID]) -> None:
+    async def _clear_people(self, connection: Connection, job: Job, people: Collection[UUID], outcome: Outcome) -> None:
         """Remove the thumbnails that these people's marks name and no row does."""
         failed = await self.marks.clear(connection, job, people)
+        outcome.left |= failed.keys()
         for person_id, reason in failed.items():
             log.warning("a thumbnail of a person could not be removed", person=person_id, job=job.name, reason=reason)
 
@@ -95,23 +103,23 @@ class Settler:
         mirrors: dict[UUID, UUID] = {}
 
         async def settled(some: Sequence[UUID]) -> None:
-            await self._unpicture_parked(connection, job, some, rows_only=rows_only)
-            released = await self._let_go(connection, job, some, rows_only=rows_only)
+            await self._unpicture_parked(connection, job, some, outcome, rows_only=rows_only)
+            released = await self._let_go(connection, job, some, outcome, rows_only=rows_only)
             to_mend = list({*some} - outcome.written | released) if not rows_only else []
             people = await self.people.mirrored(connection, job, to_mend, self.layout) if to_mend else []
             if people:
                 mirrors.update({person.source_id: person.target_id for person in people})
-                people, problems = await asyncio.to_thread(self.placer.people, people)
+                people, problems = await threads.run(self.placer.people, people)
                 outcome.failed_people |= problems
                 outcome.placed |= with_thumbnail(people)
                 leaving = {person.target_id: person.places for person in people if person.leaving}
                 async with self.phones.writing(connection, job):
                     await marks.leave(connection, job, {(id_, id_): paths for id_, paths in leaving.items()})
                     await self.people.write(connection, job, [], people)
-                await self._clear_people(connection, job, leaving)
+                await self._clear_people(connection, job, leaving, outcome)
             concerned = {*some, *(mirrors[id_] for id_ in some if id_ in mirrors)}
             held = concerned & (outcome.held | outcome.placed)
-            await self._drop_empty(connection, job, people=concerned, held=held, rows_only=rows_only)
+            await self._drop_empty(connection, job, outcome, people=concerned, held=held, rows_only=rows_only)
 
         if ids:
             await halving(connection, self.catalog, ids, outcome.failed_people, settled)
@@ -123,7 +131,7 @@ class Settler:
                 log.warning("a person is not as they should be", person=person_id, job=job.name, reason=failure.text)
 
     async def _unpicture_parked(
-        self, connection: Connection, job: Job, people: Sequence[UUID], *, rows_only: bool
+        self, connection: Connection, job: Job, people: Sequence[UUID], outcome: Outcome, *, rows_only: bool
     ) -> None:
         """Take thumbnails away that Immich has made of copies which were parked in between, of anybody's people."""
         showing = await self.people.showing_parked(connection, job, people)
@@ -133,9 +141,11 @@ class Settler:
             await marks.leave(connection, job, {(id_, id_): [path] for id_, path in showing.items()})
             await self.people.unpicture_all(connection, job, showing.keys())
         if not rows_only:
-            await self._clear_people(connection, job, showing.keys())
+            await self._clear_people(connection, job, showing.keys(), outcome)
 
-    async def _let_go(self, connection: Connection, job: Job, people: Sequence[UUID], *, rows_only: bool) -> set[UUID]:
+    async def _let_go(
+        self, connection: Connection, job: Job, people: Sequence[UUID], outcome: Outcome, *, rows_only: bool
+    ) -> set[UUID]:
         """Forget whom mirrors stood for that are gone. Returns these mirrors."""
         if not await self.people.forsaken_by_source(connection, job, people):
             return set()
@@ -143,11 +153,11 @@ class Settler:
             released = await self.people.release(connection, job, people)
             await marks.leave(connection, job, {(id_, id_): [path] for id_, path in released.items() if path})
         if not rows_only:
-            await self._clear_people(connection, job, released.keys())
+            await self._clear_people(connection, job, released.keys(), outcome)
         return set(released)
 
     async def _drop_empty(
-        self, connection: Connection, job: Job, *, people: set[UUID], held: set[UUID], rows_only: bool
+        self, connection: Connection, job: Job, outcome: Outcome, *, people: set[UUID], held: set[UUID], rows_only: bool
     ) -> None:
         """Remove mirrored people without a face, and then their thumbnails. ``held``: see without_faces."""
         empty = await self.people.without_faces(connection, job, people, held)
@@ -158,7 +168,7 @@ class Settler:
             await marks.leave(connection, job, {(id_, id_): [path] if path else [] for id_, path in empty})
             await self.people.drop(connection, job, [id_ for id_, _ in empty])
         if not rows_only:
-            await self._clear_people(connection, job, {id_ for id_, _ in empty})
+            await self._clear_people(connection, job, {id_ for id_, _ in empty}, outcome)
 
 
 def with_thumbnail(people: Sequence[Person]) -> set[UUID]:

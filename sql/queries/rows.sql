@@ -61,8 +61,11 @@ WHERE EXISTS (SELECT FROM public._face_sync_asset_map AS map
 WITH batch AS (
     SELECT *
     FROM unnest(%(sources)s::uuid[], %(targets)s::uuid[], %(originals)s::text[], %(checksums)s::bytea[],
-                %(modified)s::timestamptz[], %(encoded)s::text[])
-             AS batch(source_id, target_id, original, checksum, modified, encoded)
+                %(modified)s::bigint[], %(encoded)s::text[])
+             AS given(source_id, target_id, original, checksum, milliseconds, encoded),
+         -- In two parts, which are exact: a file may have a time of any year.
+         LATERAL (SELECT 'epoch'::timestamptz + milliseconds / 1000 * interval '1 second'
+                         + milliseconds %% 1000 * interval '1 millisecond') AS time(modified)
 ), noted AS (
     -- The visibility that we write; one of the target user's own keeps its old note, unless both are the same by now.
     INSERT INTO public._face_sync_base AS base (target_asset_id, visibility)
@@ -259,6 +262,9 @@ CASE WHEN {own} THEN {name} END
 DELETE FROM public._face_sync_failure AS failure
 USING unnest(%(sources)s::uuid[]) AS batch(source_id)
 WHERE failure.job = %(job)s AND failure.source_asset_id = batch.source_id
+
+-- name: failing
+SELECT source_asset_id FROM public._face_sync_failure WHERE job = %(job)s ORDER BY source_asset_id
 
 -- name: failed
 -- Why a copy could not be made or mended, and how often it was tried.

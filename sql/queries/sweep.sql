@@ -183,7 +183,9 @@ WHERE asset."ownerId" = %(source_user)s AND asset."isExternal" <> %(uploads)s
   AND pg_temp.below(asset."originalPath", %(source_prefix)s)
 
 -- name: tidy
--- Notes about sources that are gone for good.
+-- Notes about sources that are gone for good; and about jobs that nobody has any more. Another listener may serve jobs
+-- that this one does not know. Failures of its are tried again within the hour, and renamed jobs have none of these. A
+-- state needs an owner: known by the note of who took it last, and by the lock that whoever serves it holds.
 WITH kept AS (
     DELETE FROM public._face_sync_kept AS note WHERE NOT EXISTS (SELECT FROM asset WHERE asset.id = note.source_asset_id)
 ), albums AS (
@@ -191,10 +193,22 @@ WITH kept AS (
     WHERE NOT EXISTS (SELECT FROM asset WHERE asset.id = note.target_asset_id)
       AND NOT EXISTS (SELECT FROM public._face_sync_kept AS kept WHERE kept.target_asset_id = note.target_asset_id)
 ), failures AS (
-    DELETE FROM public._face_sync_failure AS note WHERE NOT EXISTS (SELECT FROM asset WHERE asset.id = note.source_asset_id)
+    DELETE FROM public._face_sync_failure AS note
+    WHERE NOT EXISTS (SELECT FROM asset WHERE asset.id = note.source_asset_id)
+       OR note.job <> ALL(%(jobs)s::text[]) AND note.last_at < now() - interval '1 day'
+), retired AS (
+    SELECT ('x' || left(encode(sha256(convert_to(taken.identity, 'UTF8')), 'hex'), 16))::bit(64)::bigint AS job
+    FROM (SELECT substr(key, 7) AS identity FROM public._face_sync_meta WHERE starts_with(key, 'owner ')) AS taken
+    WHERE taken.identity <> ALL(%(identities)s::text[])
+      AND NOT EXISTS (SELECT FROM pg_locks
+                      WHERE locktype = 'advisory' AND granted AND objsubid = 2
+                        AND classid = %(lock_class)s::bigint::oid
+                        AND objid = (hashtext(taken.identity)::bigint & 4294967295)::oid
+                        AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
 ), seen AS (
     DELETE FROM public._face_sync_seen AS note
     WHERE NOT EXISTS (SELECT FROM asset WHERE asset.id = note.key)
       AND NOT EXISTS (SELECT FROM public._face_sync_person_map AS map WHERE map.target_person_id = note.key)
+       OR note.job IN (SELECT retired.job FROM retired)
 )
 DELETE FROM public._face_sync_skipped AS note WHERE NOT EXISTS (SELECT FROM asset WHERE asset.id = note.source_asset_id)

@@ -10,8 +10,10 @@ is made of the moment, of what happens and of the product's functions that asked
     python -m tests.chaos.crashing nursery
 
 The first kills itself with SIGKILL when it comes to that point for the second time; the second at the fortieth point,
-whichever that is; the third only writes down the points it comes to, a line of JSON each. A nursery starts such
-processes by forking, which saves them the second that the imports take; `tests.chaos.nursery` talks to it.
+whichever that is; the third only writes down the points it comes to, a line of JSON each. With ``once:FILE`` and
+``always:FILE`` something is raised instead (`tests.chaos.raising`); ``loop:FILE`` writes down what asks for files in
+the event loop (`tests.chaos.loopwatch`). A nursery starts such processes by forking, which saves them the second that
+the imports take; `tests.chaos.nursery` talks to it.
 """
 
 import builtins
@@ -26,9 +28,10 @@ import signal
 import sys
 import threading
 import traceback
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections import Counter, defaultdict
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -38,11 +41,13 @@ from psycopg import sql
 
 import listener
 from listener import cli
+from tests.chaos import loopwatch, raising
+from tests.chaos.marks import About, Kill, KillAtAny, Mark, Point, Record
 
 _PRODUCT = f"{Path(listener.__file__).parent}{os.sep}"
 # Helpers that everybody calls: whoever called them is who changes something.
 _SHARED = f"{_PRODUCT}database.py"
-_HELPERS = ("sync.folders.", "sync.marks.", "sync.phones.Phones.writing")
+_HELPERS = ("sync.folders.", "sync.marks.", "sync.phones.Phones.writing", "threads.", "boundary.")
 # What a process writes for itself: compiled modules.
 _IMPORTING = "<frozen importlib"
 _PR_SET_PDEATHSIG = 1
@@ -71,69 +76,14 @@ _COMMENT = re.compile(r"--[^\n]*")
 _OF_THE_SESSION = re.compile(r"\s*(DO|SET|BEGIN|LISTEN)\b", re.IGNORECASE)
 
 
-class Kill:
-    """Kills this process at the n-th time that it comes to a point."""
-
-    def __init__(self, label: str, count: int) -> None:
-        self._label = label
-        self._left = count
-        self._lock = threading.Lock()
-
-    def wants(self, label: str, /) -> bool:
-        """Tell whether the process is to end here: what happens here is then left half done."""
-        return label == self._label and self._left == 1
-
-    def at(self, point: "Point") -> None:
-        if point.label != self._label:
-            return
-        with self._lock:
-            self._left -= 1
-            if self._left == 0:
-                os.write(2, f"killed {point.label}\n".encode())
-                os.kill(os.getpid(), signal.SIGKILL)
-
-
-class KillAtAny(Kill):
-    """Kills this process at the n-th point that it comes to."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__("", count)
-
-    def wants(self, _: str, /) -> bool:
-        return self._left == 1
-
-    def at(self, point: "Point") -> None:
-        self._label = point.label
-        super().at(point)
-
-
-class Record:
-    """Writes down each point that this process comes to."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-
-    def wants(self, label: str, /) -> bool:
-        return label == ""
-
-    def at(self, point: "Point") -> None:
-        os.write(self._file, (json.dumps(asdict(point)) + "\n").encode())
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A point that was come to; ``functions`` of the product led there, innermost first."""
-
-    label: str
-    functions: list[str]
-
-
 class Points:
     """The points of this process."""
 
-    def __init__(self, mark: Kill | Record) -> None:
+    def __init__(self, mark: Mark) -> None:
         self._mark = mark
         self._covered = threading.local()
+        # What was written so far in the transaction of a connection.
+        self._written: defaultdict[int, list[str]] = defaultdict(list)
         self._transactions: Counter[int] = Counter()
 
     def install(self) -> None:
@@ -148,13 +98,13 @@ class Points:
         sys.addaudithook(self._audit)
         self._around_database()
 
-    def point(self, moment: str, what: str, frame: FrameType) -> None:
-        self.reached(moment, what, _functions(frame))
+    def point(self, moment: str, what: str, frame: FrameType, about: About) -> None:
+        self.reached(moment, what, _functions(frame), about)
 
-    def reached(self, moment: str, what: str, functions: list[str]) -> None:
+    def reached(self, moment: str, what: str, functions: list[str], about: About) -> None:
         # No function of the product: somebody else's file, such as a log.
         if functions:
-            self._mark.at(Point(_label(moment, what, functions), functions))
+            self._mark.at(Point(_label(moment, what, functions), functions), about)
 
     # --- files ------------------------------------------------------------------------------------------
 
@@ -166,13 +116,14 @@ class Points:
             frame = sys._getframe(1)
             if getattr(self._covered, "yes", False) or not counts(*args, **named):
                 return function(*args, **named)
-            self.point("before", what, frame)
+            text = raising.named(args)
+            self.point("before", what, frame, text)
             self._covered.yes = True
             try:
                 result = function(*args, **named)
             finally:
                 self._covered.yes = False
-            self.point("after", what, frame)
+            self.point("after", what, frame, text)
             return result
 
         return pointed
@@ -191,7 +142,7 @@ class Points:
                 content = read.read()
                 write.write(content[: len(content) // 2])
                 write.flush()
-            self.reached("amid", "copy", functions)
+            self.reached("amid", "copy", functions, raising.named((read, write)))
             around(read, write, *length)
 
         return pointed
@@ -200,7 +151,7 @@ class Points:
         if getattr(self._covered, "yes", False):
             return
         if event in _AUDITED or (event == "open" and isinstance(args[2], int) and args[2] & _WRITING):
-            self.point("unseen", event, sys._getframe(1))
+            self.point("unseen", event, sys._getframe(1), raising.named(args))
 
     # --- the database -----------------------------------------------------------------------------------
 
@@ -221,14 +172,23 @@ class Points:
         async def left(self: psycopg.AsyncTransaction, error: Any, *more: Any) -> bool:
             frame = sys._getframe(1)
             commits = error is None and points._transactions[id(self.connection)] == 1
+            about = "\n".join(points._written[id(self.connection)])
+            raised: BaseException | None = None
             if commits:
-                points.point("before", "commit", frame)
+                try:
+                    points.point("before", "commit", frame, lambda: about)
+                except Exception as stranger:  # noqa: BLE001 - rolled back, and raised again
+                    raised = stranger
             try:
-                result = await leave(self, error, *more)
+                result = await leave(self, *((type(raised), raised, None) if raised else (error, *more)))
             finally:
                 points._transactions[id(self.connection)] -= 1
+                if not points._transactions[id(self.connection)]:
+                    points._written.pop(id(self.connection), None)
+            if raised is not None:
+                raise raised
             if commits:
-                points.point("after", "commit", frame)
+                points.point("after", "commit", frame, lambda: about)
             return result
 
         _replace(kind, __aenter__=entered, __aexit__=left)
@@ -236,7 +196,7 @@ class Points:
     def _around_statements(self) -> None:
         points, connection, pipeline = self, psycopg.AsyncConnection, psycopg.AsyncPipeline
         execute, leave = connection.execute, pipeline.__aexit__
-        sent: dict[int, list[tuple[str, list[str]]]] = {}
+        sent: dict[int, list[tuple[str, list[str], str]]] = {}
 
         async def executed(self: psycopg.AsyncConnection[Any], query: Any, *args: Any, **named: Any) -> Any:
             frame = sys._getframe(1)
@@ -245,19 +205,22 @@ class Points:
                 return await execute(self, query, *args, **named)
             # In a transaction nobody sees it before the commit, which has its points.
             alone = not points._transactions[id(self)]
-            points.point("before" if alone else "within", what, frame)
+            about = raising.parameters(args)
+            if not alone:
+                points._written[id(self)].append(about)
+            points.point("before" if alone else "within", what, frame, lambda: about)
             result = await execute(self, query, *args, **named)
             if alone and self.pgconn.pipeline_status:
                 # Only sent so far: it is committed when the pipeline ends.
-                sent.setdefault(id(self), []).append((what, _functions(frame)))
+                sent.setdefault(id(self), []).append((what, _functions(frame), about))
             elif alone:
-                points.point("after", what, frame)
+                points.point("after", what, frame, lambda: about)
             return result
 
         async def ended(self: psycopg.AsyncPipeline, *error: Any) -> None:
             await leave(self, *error)
-            for what, functions in sent.pop(id(self._conn), ()):
-                points.reached("after", what, functions)
+            for what, functions, about in sent.pop(id(self._conn), ()):
+                points.reached("after", what, functions, partial(str, about))
 
         _replace(connection, execute=executed)
         _replace(pipeline, __aexit__=ended)
@@ -266,12 +229,14 @@ class Points:
         points, connection = self, psycopg.AsyncConnection
         notifies = connection.notifies
 
-        async def heard(self: psycopg.AsyncConnection[Any], **named: Any) -> AsyncIterator[psycopg.Notify]:
-            async for notify in notifies(self, **named):
-                what = f"notification of {_kind(notify.payload)}"
-                points.point("before", what, sys._getframe())
-                yield notify
-                points.point("after", what, sys._getframe())
+        async def heard(self: psycopg.AsyncConnection[Any], **named: Any) -> AsyncGenerator[psycopg.Notify, None]:
+            async with aclosing(notifies(self, **named)) as all_heard:
+                async for notify in all_heard:
+                    what = f"notification of {_kind(notify.payload)}"
+                    about = partial(str, notify.payload)
+                    points.point("before", what, sys._getframe(), about)
+                    yield notify
+                    points.point("after", what, sys._getframe(), about)
 
         _replace(connection, notifies=heard)
 
@@ -322,9 +287,15 @@ def _label(moment: str, what: str, functions: list[str]) -> str:
     return f"{moment} {what} in {inner}" + (f" of {outer}" if threaded else "")
 
 
-def mark_of(text: str) -> Kill | Record:
+def mark_of(text: str) -> Mark:
     """Return what the command line asks for: ``record:FILE``, or a label and a number."""
     head, _, rest = text.partition(":")
+    if head == "loop":
+        loopwatch.install(Path(rest))
+        return Kill("", 0)
+    if head in {"once", "always"}:
+        raising.hurry()
+        return raising.Once(Path(rest)) if head == "once" else raising.Always(Path(rest))
     if head == "record":
         return Record(Path(rest))
     if head == "nth":

@@ -118,6 +118,10 @@ class Deeds:
             self.alice.upload(name, faces=1, people=[NEW], text=f"text {self._number}", taken=self._time())
         )
 
+    def plain(self) -> UUID:
+        """A new photo of nobody. It is no part of the deeds."""
+        return self.alice.upload(self._name("jpg"), taken=self._time())
+
     def scan(self) -> None:
         name = self._name("jpg")
         self.alice.scan_library(self._library, [f"{self._number}/{name}", f"{self._number}/deep/er/{name}"])
