@@ -49,6 +49,8 @@ CHANGES_FILES = frozenset(
 # And every two seconds it is asked whether jobs can be served, which writes nothing.
 LATE = frozenset({"sync.phones.Phones._stamp", "sync.phones.Phones._announce", "refusals.Refusals.look_again"})
 NOT_REACHED = {
+    # A disk without hardlinks: tests/test_poor_disks.py.
+    "sync.files._probe",
     "sync.phones.Phones._stamp",
     # Who is gone at both users': tests/behaviour/test_people_both_ways.py.
     "sync.settling.Settler._let_go",
