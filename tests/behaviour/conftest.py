@@ -35,8 +35,9 @@ START_WITHIN = 20.0
 # The tables of the first are those of the second.
 SAME_TABLES = {"2.1.0": "2.0.0", "3.1.0": "3.0.3"}
 # Before and with lockedProperties, before and with 3.0's media tables, with person groups.
-MODELS = ("2.0.0", "2.7.5", "3.0.3", "3.2.0")
-NEWEST = "3.3.0"
+MODELS = ("2.0.0", "2.7.5", "3.0.3", "3.3.0")
+# What differs little from the next one: a test beside another takes turns with them.
+ALIKE = ("2.0.0", "2.7.5")
 QUIET_LOOKS = 4
 LOOK_EVERY = 0.01
 
@@ -236,9 +237,9 @@ def install_triggers(conninfo: str) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test on releases, of those that its marker ``since``/``until`` names; on all of them in ``make soak``.
 
-    Those are one release of each model of the data, the newest, and one of the others, which one by the test's name: so
-    each release has its share of tests in every run. A test marked ``variant`` has the models only. Two releases of the
-    same tables are one database (test_schema.py compares them).
+    Those are one release of each model of the data, and one of the others, which one by the test's name: so each
+    release has its share of tests in every run. A test marked ``variant`` has the models only, and of those before 3.0
+    one by its name. Two releases of the same tables are one database (test_schema.py compares them).
     """
     if "release" not in metafunc.fixturenames:
         return
@@ -247,12 +248,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     until = bounds.kwargs.get("until", "99") if bounds else "99"
     bounded = [r for r in schema.releases() if _key(since) <= _key(r) <= _key(until)]
     now = [r for r in bounded if SAME_TABLES.get(r) not in bounded]
-    others = [r for r in now if r not in {*MODELS, NEWEST}]
+    turn = crc32(metafunc.function.__name__.encode())
+    others = [r for r in now if r not in MODELS]
+    alike = [r for r in now if r in ALIKE]
     if metafunc.definition.get_closest_marker("variant"):
-        now = [r for r in now if r in MODELS]
+        # One that is for none of the models, as for the first of a kind, has all of its own.
+        of_models = [r for r in now if r in MODELS and (r not in alike or r == alike[turn % len(alike)])]
+        now = of_models or now
     elif others:
-        turn = others[crc32(metafunc.function.__name__.encode()) % len(others)]
-        now = [r for r in now if r not in others or r == turn]
+        now = [r for r in now if r not in others or r == others[turn % len(others)]]
     metafunc.parametrize("release", [pytest.param(r, marks=[] if r in now else pytest.mark.soak) for r in bounded])
 
 

@@ -16,6 +16,8 @@ from tests.conftest import Roots, eventually
 from tests.disks import mounted
 from tests.oddities import Oddity
 
+# Files are the same to all releases.
+pytestmark = pytest.mark.releases(since="3.0.3", until="3.0.3")
 FAR = 253_402_300_800 + 86_400 * 366
 """Seconds since 1970, in the year 10001."""
 BEFORE = -62_135_596_800 - 86_400 * 400
@@ -37,7 +39,6 @@ def failure(home: Home, photo: UUID) -> str:
     return str(reason)
 
 
-@pytest.mark.variant
 @pytest.mark.parametrize("seconds", [FAR, BEFORE], ids=["year 10001", "before year 1"])
 def test_a_file_with_a_time_of_any_year_is_shared_with_it(
     new_home: Callable[..., Home], roots: Roots, seconds: int, oddity: Oddity
@@ -92,7 +93,6 @@ def huge(path: Path) -> None:
         file.truncate(1 << 40)
 
 
-@pytest.mark.variant
 @pytest.mark.parametrize("make", [fifo, a_socket, Path.mkdir, loop], ids=["fifo", "socket", "folder", "loop"])
 def test_a_thumbnail_that_is_no_file_is_told_and_stops_no_other(
     home: Home, make: Callable[[Path], Any], oddity: Oddity
@@ -122,7 +122,6 @@ def test_a_thumbnail_that_is_no_file_is_told_and_stops_no_other(
     )
 
 
-@pytest.mark.variant
 @pytest.mark.parametrize("make", [fifo, a_socket, huge], ids=["fifo", "socket", "a sparse terabyte"])
 def test_an_original_of_any_kind_is_only_linked(home: Home, make: Callable[[Path], Any], oddity: Oddity) -> None:
     photos = scanned(home, "odd.jpg", "good.jpg")
@@ -147,7 +146,6 @@ def test_an_original_of_any_kind_is_only_linked(home: Home, make: Callable[[Path
     )
 
 
-@pytest.mark.variant
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EACCES, 133])
 def test_a_folder_that_cannot_be_read_keeps_its_mark_and_no_other(
     home: Home, monkeypatch: pytest.MonkeyPatch, number: int, oddity: Oddity
@@ -178,7 +176,6 @@ def test_a_folder_that_cannot_be_read_keeps_its_mark_and_no_other(
     )
 
 
-@pytest.mark.variant
 def test_names_that_are_no_utf_8_beside_photos_harm_nothing(home: Home, oddity: Oddity) -> None:
     photos = scanned(home, "good.jpg")
     home.copied(photos["good.jpg"])
