@@ -116,13 +116,15 @@ async def unfit(
         before = None if was is None else [line.removeprefix(f"job {name!r}: ") for line in was.get(name, ())]
         folders = await _look_at_folders(job, found, layout, libraries, before)
         lines.extend(line for line in folders if line not in lines)
-        if source_known and found.has("_face_sync_asset_map") and await brake.unmatched(connection, job):
-            lines.append(
-                f"source_path_prefix {job.source_path_prefix!r} matches no photo of the source user, while there are "
-                f"copies: correct it. If all of them are to go: {brake.command(job)}"
-            )
+        unmatched = (
+            f"source_path_prefix {job.source_path_prefix!r} matches no photo of the source user, while there are "
+            f"copies: correct it. If all of them are to go: {brake.command(job)}"
+        )
+        # Without other settings a prefix that matches does not cease to: asked often, that would cost much.
+        asked = source_known and found.has("_face_sync_asset_map") and (before is None or unmatched in before)
+        if asked and await brake.unmatched(connection, job):
             # It may be among what stays while a folder does not answer.
-            lines = list(dict.fromkeys(lines))
+            lines = list(dict.fromkeys([*lines, unmatched]))
         if lines:
             problems[name] = tuple(f"job {name!r}: {line}" for line in lines)
     return problems
