@@ -194,7 +194,7 @@ BREAKS = [
     Break("source.prefix", of_asset("\"originalPath\" = '/elsewhere/plain.jpg'", "plain")),
     Break("source.prefix", of_asset('"isExternal" = false', "plain"), where="of an upload"),
     Break("source.prefix", of_asset('"libraryId" = %(source_library)s', "upload"), where="of a library"),
-    Break("source.path", share_unsafe_path),
+    Break("source.prefix", share_unsafe_path, where="that leads up"),
     Break("source.copy", share_copy_of_copy),
     Break("source.trashed", of_asset("\"deletedAt\" = now(), status = 'trashed'", "plain")),
     Break("source.deleted", of_asset("status = 'deleted'", "plain")),

@@ -159,12 +159,32 @@ listener.{module}.{name} = crash
 """
 
 
+def sabotaged(house: House, folder: Path, module: str, name: str) -> House:
+    """Let a function fail with every secret in its words."""
+    text = CRASH.format(module=module, name=name, secrets=(PASSWORD, API_KEY))
+    (folder / "sitecustomize.py").write_text(text)
+    return replace(house, extra={**house.extra, "PYTHONPATH": str(folder)})
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("startup", "prepare"), ("workqueue", "WorkQueue.take"), ("ops.http", "serve")]
+)
+def test_what_fails_in_the_service_tells_no_secret(house: House, tmp_path: Path, module: str, name: str) -> None:
+    """It is told, with the traceback for those who ask for it (DEBUG), and begun anew."""
+    folder = tmp_path / "sabotage"
+    folder.mkdir()
+    house = sabotaged(house, folder, module, name)
+    house = replace(house, extra={**house.extra, "LOG_FORMAT": "json"})
+    with house.running(ready=False) as process:
+        eventually(lambda: process.output.count("RuntimeError") > 1, within=20, describe=lambda: process.output)
+        assert process.popen.poll() is None
+    assert "***" in process.output
+    assert_silent(process.output)
+
+
 @pytest.mark.parametrize(
     ("module", "name", "words"),
     [
-        ("startup", "prepare", ("run",)),
-        ("workqueue", "WorkQueue.take", ("run",)),
-        ("ops.http", "serve", ("run",)),
         ("tools.notes", "counts", ("status",)),
         ("tools.verify", "verify", ("verify",)),
         ("triggers", "install", ("triggers", "install")),
@@ -174,10 +194,7 @@ def test_a_crash_tells_no_secret(house: House, tmp_path: Path, module: str, name
     """An error that nobody expected and whose text, and whose cause's, holds every secret."""
     folder = tmp_path / "sabotage"
     folder.mkdir()
-    text = CRASH.format(module=module, name=name, secrets=(PASSWORD, API_KEY))
-    (folder / "sitecustomize.py").write_text(text)
-    log_format = "json" if words == ("run",) else "text"
-    done = replace(house, extra={**house.extra, "PYTHONPATH": str(folder), "LOG_FORMAT": log_format}).command(*words)
+    done = sabotaged(house, folder, module, name).command(*words)
     assert done.returncode == 1
     assert "RuntimeError" in done.stderr, "it did not fail as it was to"
     assert "***" in done.stderr

@@ -65,7 +65,7 @@ WITH batch AS (
              AS given(source_id, target_id, original, checksum, milliseconds, encoded),
          -- In two parts, which are exact: a file may have a time of any year.
          LATERAL (SELECT 'epoch'::timestamptz + milliseconds / 1000 * interval '1 second'
-                         + milliseconds %% 1000 * interval '1 millisecond') AS time(modified)
+                         + mod(milliseconds, 1000) * interval '1 millisecond') AS time(modified)
 ), noted AS (
     -- The visibility that we write; one of the target user's own keeps its old note, unless both are the same by now.
     INSERT INTO public._face_sync_base AS base (target_asset_id, visibility)
