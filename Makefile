@@ -34,7 +34,7 @@ chaos: $(STAMP)
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED))
 
 odd: $(STAMP)
-	@$(BIN)/pytest -n 2 --dist worksteal -m "not soak" --oddities docs/reliability.md
+	@$(BIN)/pytest -n 2 --dist worksteal -m "not soak" tests --oddities docs/reliability.md
 
 mutants: $(STAMP)
 	@$(BIN)/python -m pip install --quiet --group mutants
