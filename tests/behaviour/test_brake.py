@@ -149,6 +149,23 @@ def test_a_prefix_that_matches_no_photo_is_refused_for_its_job(new_home: Callabl
 
 
 @pytest.mark.variant
+def test_removal_is_allowed_without_a_listener_too(new_home: Callable[..., Home]) -> None:
+    home = new_home()
+    home.start()
+    photos = shared(home)
+    home.stop()
+    with_prefix(home, home.photos.with_name("nowhere"))
+    done = home.house.command("reconcile", "--job", "photos")
+    assert done.returncode == 2
+    assert "--allow-removal --job photos" in done.stderr
+    assert seen(home, photos) == len(photos)
+    assert "5 removed" in allow(home)
+    assert seen(home, photos) == 0
+    for words in (["--allow-removal"], ["--allow-removal", "--job", "photos", "--dry-run"]):
+        assert home.house.command("reconcile", *words).returncode == 2, "it is for the whole of one job"
+
+
+@pytest.mark.variant
 def test_where_no_limit_is_set_a_change_of_settings_takes_all_it_names(new_home: Callable[..., Home]) -> None:
     home = new_home()
     home.start()
