@@ -344,7 +344,9 @@ class Reconciler:
 
     async def _clear(self, connection: Connection, job: Job, sources: Sequence[Source], outcome: Outcome) -> None:
         """Remove what the marks of these name; what cannot be removed is tried again."""
-        failed = await self.marks.clear(connection, job, {source.id for source in sources})
+        # Of one that had a mark before: whoever was killed may have made files that no row of the copy names.
+        crashed = {source.id for source in sources if source.begun}
+        failed = await self.marks.clear(connection, job, {source.id for source in sources}, wholly=crashed)
         outcome.failed |= {id_: Failure("remove", reason) for id_, reason in failed.items()}
 
     async def _respect(

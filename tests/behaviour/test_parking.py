@@ -264,3 +264,29 @@ def test_a_copy_of_an_archived_photo_is_archived_unless_its_user_chose_otherwise
     alice.restore(chosen, own)
     home.settled()
     assert seen(chosen, own) == ["timeline", "archive"]
+
+
+@pytest.mark.variant
+def test_what_a_killed_update_left_of_a_copy_goes_when_it_is_parked(home: Home) -> None:
+    """Its files are made before its rows: a listener that is killed in between leaves a mark."""
+    alice, bob = home.alice, home.bob
+    photo = alice.upload("a.jpg")
+    home.settled()
+    copy = home.copied(photo)
+    kept = {Path(file["path"]) for file in bob.files_of(copy)}
+    home.stop()
+    folder = next(iter(kept)).parent
+    left = folder / f"{copy}_preview_edited.jpeg"
+    left.write_bytes(b"edited")
+    home.house.query(
+        "INSERT INTO _face_sync_intent (source_asset_id, target_asset_id, source_user_id, target_user_id,"
+        " target_path_prefix) VALUES (%s, %s, %s, %s, %s)",
+        *(photo, copy, alice.user_id, bob.user_id, home.house.jobs[1].target_path_prefix),
+    )
+    alice.trash(photo)
+    home.start()
+    home.settled()
+    assert home.copy_of(photo) is None
+    eventually(lambda: not left.exists(), describe="what was left is there")
+    assert set(folder.iterdir()) == kept
+    eventually(lambda: not home.house.query("SELECT 1 FROM _face_sync_intent"))
