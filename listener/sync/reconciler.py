@@ -28,7 +28,7 @@ from listener.sync.marks import Marks, left_if_cut_off
 from listener.sync.outcome import Outcome, record, recovered
 from listener.sync.people import Person
 from listener.sync.placing import Failure, Placer
-from listener.sync.plan import Planner, Sorted, Source, batch_params, by_source, job_params, sort, without_place
+from listener.sync.plan import Planner, Source, batch_params, by_source, job_params, sort, without_place
 from listener.sync.portions import Portions
 from listener.sync.removal import Removal
 from listener.sync.settling import Settler, with_thumbnail
@@ -165,7 +165,7 @@ class Reconciler:
             return
         await self._clear(connection, job, [*todo.park, *todo.clear], outcome)
         if todo.skip or todo.unskip:
-            await self._skip(connection, job, todo)
+            await self.removal.skip(connection, job, todo.skip, todo.unskip)
         if todo.copy:
             await self._copy(connection, job, links, todo.copy, outcome)
 
@@ -387,19 +387,6 @@ class Reconciler:
             return self.layout.copy_original(job, source.original or "", source.id if source.hidden else None)
         except RefusedPathError:
             return None
-
-    async def _skip(self, connection: Connection, job: Job, todo: Sorted) -> None:
-        """Note which sources would double photos of the target user's own, and which do no more."""
-        await connection.execute(
-            query("removal", "skip_doubles"),
-            {
-                **job_params(job),
-                "sources": uuids(source.id for source in todo.skip),
-                "reasons": [source.double_reason for source in todo.skip],
-                "others": uuids(source.double_id for source in todo.skip),
-            },
-        )
-        await connection.execute(query("removal", "unskip"), {**job_params(job), **batch_params(todo.unskip)})
 
 
 def _is_blocked(failure: Failure | None) -> bool:

@@ -137,6 +137,19 @@ class Removal:
         """
         await self._leave_place(connection, job, [(source.id, source.target_id) for source in sources], but=but)
 
+    async def skip(self, connection: Connection, job: Job, doubles: Sequence[Source], others: Sequence[Source]) -> None:
+        """Note which sources would double photos of the target user's own, and which ``others`` do no more."""
+        await connection.execute(
+            query("removal", "skip_doubles"),
+            {
+                **job_params(job),
+                "sources": uuids(source.id for source in doubles),
+                "reasons": [source.double_reason for source in doubles],
+                "others": uuids(source.double_id for source in doubles),
+            },
+        )
+        await connection.execute(query("removal", "unskip"), {**job_params(job), **batch_params(others)})
+
     async def _mark(self, connection: Connection, job: Job, sources: Sequence[Source], *, own_sidecars: bool) -> None:
         """Leave marks of all files of these copies, also where their rows are gone. Part of a transaction."""
         params = {**batch_params(sources), **job_params(job), "own_sidecars": own_sidecars}

@@ -184,9 +184,8 @@ def _files_like(home: Home, file: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and path.read_bytes() == content]
 
 
-@pytest.mark.variant
-def test_a_thumbnail_that_immich_makes_of_a_copy_after_it_was_parked_goes(home: Home) -> None:
-    """Immich makes it some time after it has chosen the face: of bob's own person, too."""
+def _of_a_parked_copy(home: Home) -> tuple[UUID, Path, bytes]:
+    """Let a person of bob's own have their face on a copy that is parked; returns them, and their former thumbnail."""
     alice, bob = home.alice, home.bob
     photo = alice.upload("a.jpg")
     home.settled()
@@ -199,31 +198,30 @@ def test_a_thumbnail_that_immich_makes_of_a_copy_after_it_was_parked_goes(home: 
     eventually(lambda: home.copy_of(photo) is None)
     home.settled()
     assert bob.person(granny)["thumbnailPath"] == ""
+    return granny, path, cut
+
+
+def _cut_again(home: Home, person: UUID, path: Path, cut: bytes) -> None:
+    """Immich makes the thumbnail some time after it has chosen the face."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(cut)
-    bob.change_person(granny, thumbnailPath=path)
-    eventually(lambda: bob.person(granny)["thumbnailPath"] == "")
+    home.bob.change_person(person, thumbnailPath=path)
+
+
+@pytest.mark.variant
+def test_a_thumbnail_that_immich_makes_of_a_copy_after_it_was_parked_goes(home: Home) -> None:
+    granny, path, cut = _of_a_parked_copy(home)
+    _cut_again(home, granny, path, cut)
+    eventually(lambda: home.bob.person(granny)["thumbnailPath"] == "")
     eventually(lambda: not path.exists())
     home.settled()
 
 
 @pytest.mark.variant
 def test_a_thumbnail_that_immich_makes_of_a_parked_copy_while_nobody_listens_goes_with_the_sweep(home: Home) -> None:
-    alice, bob = home.alice, home.bob
-    photo = alice.upload("a.jpg")
-    home.settled()
-    granny = bob.create_person("Granny")
-    bob.draw_face(home.copied(photo), granny)
-    home.settled()
-    path = thumbnail(bob, granny)
-    cut = path.read_bytes()
-    alice.trash(photo)
-    eventually(lambda: home.copy_of(photo) is None)
-    home.settled()
+    granny, path, cut = _of_a_parked_copy(home)
     with home.stopped():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cut)
-        bob.change_person(granny, thumbnailPath=path)
+        _cut_again(home, granny, path, cut)
     home.settled()
-    assert bob.person(granny)["thumbnailPath"] == ""
+    assert home.bob.person(granny)["thumbnailPath"] == ""
     assert not path.exists()
